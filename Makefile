@@ -1,0 +1,34 @@
+# make demo: fresh machine -> virtual environment -> the tour notebook on the procedural data set.
+# make test: everything CI checks. Both install what they need; PYTHON chooses the interpreter (3.10 or newer).
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: install demo test bench lab figures clean
+.DEFAULT_GOAL := demo
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.txt
+	touch $@
+
+demo: install
+	$(BIN)/python -m sagkit.demo
+
+test: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=300 notebooks
+
+bench: install
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[bench]'
+	$(BIN)/python tests/bench_training.py
+
+lab: install
+	$(BIN)/jupyter lab notebooks/00_tour.ipynb
+
+clean:
+	rm -rf runs build .pytest_cache .ruff_cache .benchmarks .hypothesis *.egg-info

@@ -1,0 +1,30 @@
+"""sagkit: self-supervised image embeddings whose global structure can be trusted.
+
+SAG-VICReg is VICReg plus random-walk pairing: in every batch a similarity graph is built, weighted random walks on it
+choose further positive pairs, and a weighted invariance term pulls those together.
+
+One letter, one meaning, in every signature and comment:
+
+    B  images in a batch           N  nodes of a graph, rows of a feature matrix
+    F  width of features h         K  neighbours kept per node
+    D  width of projections z      L  steps of a walk
+    C  classes                     H, W  height and width of an image, pixels
+    S  walks (paths)               P  pairs
+
+The house, in the order data flows through it; a module imports only from rows above its own:
+
+    data shapes augment model graph loss* hierarchy metrics timing   import nothing of sagkit (*walk's Pairs)
+    walk         random walks on a graph, and pairs            pairing    graph + walk, the drop-in module
+    methods      one training objective per method             optim, checkpoint, config    what a run needs
+    evaluate     every figure of an encoder                    record     run records and stored encoders
+    train        fit, resume, the command line                 report     tables from records
+    plots        figures from arrays
+
+Importing sagkit loads torch and jaxtyping's annotations, nothing else.
+"""
+
+from sagkit.loss import sag_vicreg_loss, vicreg_loss
+from sagkit.pairing import WalkPairing
+
+__version__ = "0.1.0"
+__all__ = ["WalkPairing", "sag_vicreg_loss", "vicreg_loss"]

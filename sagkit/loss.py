@@ -1,0 +1,138 @@
+"""VICReg's three terms, the walk term, and their two sums.
+
+    vicreg      =  sim s(Za, Zb) + var v(Za, Zb) + cov (c(Za) + c(Zb))
+    sag_vicreg  =  sim [s + alpha r] + var v + cov c          (keep)
+                   sim [(1 - alpha) s + alpha r] + var v + cov c   (mix)
+
+Sources: [R] Bardes, Ponce, LeCun 2022 and the authors' code; [S] Simai, Talmon, Shaham 2025 for the idea of a
+weighted invariance term over random-walk pairs; [K] the exact form of r and of its weights is this kit's.
+
+Differs from the source: nothing where the VICReg paper and its authors' code agree; where they do not, the code is
+followed: s is averaged over D (the paper's formula sums), the variance of the two views is halved (the paper's is
+not), covariance is divided by D and not by D (D - 1). The squared covariances are summed through whichever Gram
+matrix is smaller, (D, D) or (B, B): the same number, at min(B, D) / D of the multiplications.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from sagkit.walk import Pairs
+
+VARIANCE_EPS = 1e-4  # authors' code, inside the square root
+
+
+class Loss(NamedTuple):
+    """A total to call backward on, and its unweighted, detached terms by name."""
+
+    total: Float[Tensor, ""]
+    terms: dict[str, Float[Tensor, ""]]
+
+
+def invariance(za: Float[Tensor, "B D"], zb: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
+    """Mean over B and D of the squared difference of the two views."""
+    return F.mse_loss(za, zb)
+
+
+def variance(z: Float[Tensor, "B D"], eps: float = VARIANCE_EPS) -> Float[Tensor, ""]:
+    """Mean over D of how far each dimension's standard deviation falls short of 1; in [0, 1]."""
+    std = torch.sqrt(z.var(dim=0) + eps)  # (D,)
+    return F.relu(1 - std).mean()
+
+
+def covariance(z: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
+    """Sum of the squared off-diagonal covariances, divided by D.
+
+    The sum over all entries is |Z'Z|^2 = |ZZ'|^2 (Frobenius), so the smaller product is formed; the diagonal,
+    sum_p var_p^2, is then taken off. Accurate while the off-diagonal sum is not smaller than float precision
+    times the diagonal one; for float32 that is a mean squared correlation of about 1e-7.
+    """
+    rows, columns = z.shape
+    centred = z - z.mean(dim=0)
+    gram = centred.T @ centred if columns <= rows else centred @ centred.T
+    diagonal = centred.square().sum(dim=0)  # (D,)
+    return (gram.square().sum() - diagonal.square().sum()) / ((rows - 1) ** 2 * columns)
+
+
+def walk_term(za: Float[Tensor, "B D"], zb: Float[Tensor, "B D"], pairs: Pairs) -> Float[Tensor, ""]:
+    """Weighted invariance over walk pairs, r of METHOD.md section 3 [K].
+
+    r = (1 / P) sum over pairs of w (msd(za_i, zb_j) + msd(zb_i, za_j)) / 2, P the number of pairs and not the sum
+    of their weights: a batch of doubtful pairs pulls weakly. No pairs: 0. Pairs (i, i) of weight 1: invariance.
+    """
+    anchor, positive, weight = pairs
+    if len(anchor) == 0:
+        return za.new_zeros(())
+    forth = (za[anchor] - zb[positive]).square().mean(dim=1)  # (P,)
+    back = (zb[anchor] - za[positive]).square().mean(dim=1)  # (P,)
+    return (weight.to(za.dtype) * (forth + back) / 2).mean()
+
+
+def vicreg_loss(
+    za: Float[Tensor, "B D"], zb: Float[Tensor, "B D"], sim: float = 25, var: float = 25, cov: float = 1
+) -> Loss:
+    """VICReg as its authors' code computes it.
+
+    Args:
+        za: projections of view a.
+        zb: projections of view b, row by row the same images.
+        sim: weight of the invariance term.
+        var: weight of the variance term.
+        cov: weight of the covariance term.
+
+    Raises:
+        ValueError: for shapes that differ or fewer than two rows.
+    """
+    return _weighted_sum(za, zb, None, sim=sim, var=var, cov=cov, own=1.0, walked=0.0)
+
+
+def sag_vicreg_loss(
+    za: Float[Tensor, "B D"],
+    zb: Float[Tensor, "B D"],
+    pairs: Pairs,
+    alpha: float,
+    keep: bool = True,
+    sim: float = 25,
+    var: float = 25,
+    cov: float = 1,
+) -> Loss:
+    """VICReg with the weighted walk term beside (`keep`) or instead of part of (`mix`) the invariance term.
+
+    Args:
+        za: projections of view a.
+        zb: projections of view b, row by row the same images.
+        pairs: walk pairs among the rows; see `walk.sample_pairs`.
+        alpha: strength of the walk term, at least 0 (at most 1 under `mix`). 0 is VICReg bit for bit.
+        keep: keep the augmentation term whole (default), or mix it as (1 - alpha) s + alpha r.
+        sim: weight of the invariance term.
+        var: weight of the variance term.
+        cov: weight of the covariance term.
+
+    Raises:
+        ValueError: for a bad alpha, shapes that differ or fewer than two rows.
+    """
+    if not 0 <= alpha <= (float("inf") if keep else 1):
+        raise ValueError(f"alpha must be {'at least 0' if keep else 'in [0, 1]'}, got {alpha}")
+    return _weighted_sum(za, zb, pairs, sim=sim, var=var, cov=cov, own=1.0 if keep else 1 - alpha, walked=alpha)
+
+
+def _weighted_sum(za, zb, pairs, *, sim, var, cov, own, walked) -> Loss:
+    if za.shape != zb.shape:
+        raise ValueError(f"the two views differ in shape, {tuple(za.shape)} and {tuple(zb.shape)}: project both alike")
+    if len(za) < 2:
+        raise ValueError(f"variance needs at least 2 rows, got {len(za)}: use a larger batch")
+    s = invariance(za, zb)
+    v = (variance(za) + variance(zb)) / 2
+    c = covariance(za) + covariance(zb)
+    terms = {"invariance": s, "variance": v, "covariance": c}
+    pull = s if own == 1 else own * s
+    if walked > 0:  # skipped at 0, so that the sum below is VICReg's to the last bit
+        terms["walk"] = walk_term(za, zb, pairs)
+        pull = pull + walked * terms["walk"]
+    total = sim * pull + var * v + cov * c
+    return Loss(total, {name: term.detach() for name, term in terms.items()})

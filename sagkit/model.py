@@ -1,0 +1,153 @@
+"""Encoders that map images to features h, and the projector that maps h to z.
+
+    x in [0, 1]  (B, 3, H, W)  ->  (x - mean) / std  ->  backbone  ->  h (B, F)  ->  projector  ->  z (B, D)
+
+Sources: [R] CIFAR stem (3 x 3 convolution of stride 1, no max-pool) as in METHOD.md section 6; the projector is
+the VICReg authors' (linear, BatchNorm, ReLU, ..., linear without bias). [K] the narrow ResNet: torchvision's basic
+block at a chosen width and depth, for machines without a GPU; normalisation lives inside the encoder, so that an
+exported encoder takes plain images and cannot be fed with another data set's statistics.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.models import resnet
+
+NARROW = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet20": (3, 3, 3)}
+FULL = {"resnet18": resnet.resnet18, "resnet50": resnet.resnet50}
+
+
+class Encoder(nn.Module):
+    """A backbone with its channel statistics: images in [0, 1] to pooled features.
+
+    Args:
+        backbone: module from (B, 3, H, W) to (B, F).
+        feature_width: F.
+        mean: per channel, of the training images in [0, 1].
+        std: per channel, likewise.
+    """
+
+    def __init__(self, backbone: nn.Module, feature_width: int, mean, std):
+        super().__init__()
+        self.backbone = backbone
+        self.feature_width = feature_width
+        self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.as_tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
+
+    def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F"]:
+        return self.backbone((x - self.mean) / self.std)
+
+
+class NarrowResNet(nn.Sequential):
+    """A CIFAR-stem ResNet of basic blocks: `width` channels in its first stage, doubled at each further one.
+
+    Args:
+        width: channels of the stem and first stage; F is width * 2 ** (stages - 1).
+        blocks: basic blocks per stage; each stage after the first halves the resolution.
+    """
+
+    def __init__(self, width: int, blocks: tuple[int, ...]):
+        stem = [nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+        stages, channels = [], width
+        for i, depth in enumerate(blocks):
+            for j in range(depth):
+                out, stride = width * 2**i, 2 if i and j == 0 else 1
+                stages.append(_basic_block(channels, out, stride))
+                channels = out
+        super().__init__(*stem, *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.feature_width = channels
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):  # torchvision's initialisation of its ResNets
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def _basic_block(channels: int, out: int, stride: int) -> nn.Module:
+    shortcut = None
+    if stride != 1 or channels != out:
+        shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+    return resnet.BasicBlock(channels, out, stride, shortcut)
+
+
+def make_encoder(name: str, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), pretrained: bool = False) -> Encoder:
+    """Build an encoder by name, with random weights drawn from torch's global generator.
+
+    Args:
+        name: "resnet18" or "resnet50" (torchvision's, CIFAR stem); "<resnet10|resnet18|resnet20>-w<width>" (narrow,
+            for CPUs); "timm:<any timm backbone>" (needs the optional extra `timm`).
+        mean: of the training images per channel, in [0, 1].
+        std: likewise.
+        pretrained: load published weights; timm backbones only, and needs a network or a filled cache.
+
+    Raises:
+        ValueError: for an unknown name (the nearest ones are offered), or `pretrained` where there is none.
+    """
+    if pretrained and not name.startswith("timm:"):
+        raise ValueError(f"no published weights for {name!r}: use a timm:... backbone or pretrained=False")
+    if name.startswith("timm:"):
+        backbone, width = _timm_backbone(name.removeprefix("timm:"), pretrained)
+    elif name in FULL:
+        backbone = FULL[name](weights=None)
+        width = backbone.fc.in_features
+        backbone.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
+        backbone.maxpool, backbone.fc = nn.Identity(), nn.Identity()
+    else:
+        kind, _, digits = name.partition("-w")
+        if kind not in NARROW or not digits.isdigit() or int(digits) < 1:
+            known = [*FULL, *(f"{kind}-w16" for kind in NARROW), "timm:vit_tiny_patch16_224"]
+            near = ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0) or known)
+            raise ValueError(f"unknown encoder {name!r}: did you mean {near}?")
+        backbone = NarrowResNet(int(digits), NARROW[kind])
+        width = backbone.feature_width
+    return Encoder(backbone, width, mean, std)
+
+
+def _timm_backbone(name: str, pretrained: bool) -> tuple[nn.Module, int]:
+    try:
+        import timm
+    except ImportError:
+        raise ValueError(f"encoder 'timm:{name}' needs the package timm: pip install 'sagkit[timm]'") from None
+    if name not in timm.list_models():
+        near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)) or "timm.list_models()"
+        raise ValueError(f"timm has no backbone {name!r}: did you mean {near}?")
+    backbone = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    return backbone, backbone.num_features
+
+
+def make_projector(feature_width: int, hidden: int, out: int, layers: int = 3) -> nn.Sequential:
+    """The authors' projector: `layers` linear maps, BatchNorm and ReLU between them, no bias in the last.
+
+    Args:
+        feature_width: F.
+        hidden: width of the inner layers.
+        out: D.
+        layers: number of linear maps, at least 1.
+    """
+    widths = [feature_width, *([hidden] * (layers - 1))]
+    inner = [
+        module
+        for before, after in zip(widths, widths[1:], strict=False)
+        for module in (nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU(inplace=True))
+    ]
+    return nn.Sequential(*inner, nn.Linear(widths[-1], out, bias=False))
+
+
+@torch.no_grad()
+def extract_features(encoder: nn.Module, images: Tensor, batch_size: int = 500) -> Float[Tensor, "N F"]:
+    """Features of clean images in evaluation mode, float32, on the CPU; the encoder's mode is restored.
+
+    Args:
+        encoder: module from (B, 3, H, W) floats in [0, 1] to (B, F).
+        images: uint8 (N, 3, H, W), on any device.
+        batch_size: images at a time; changes memory, not results beyond float rounding.
+    """
+    device = next(encoder.parameters(), images).device  # a module without parameters runs where the images are
+    training = encoder.training
+    encoder.eval()
+    features = [encoder(chunk.to(device).float() / 255).float().cpu() for chunk in images.split(batch_size)]
+    encoder.train(training)
+    return torch.cat(features)

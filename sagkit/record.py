@@ -1,0 +1,89 @@
+"""Run records: one JSON file per finished run, from which every published number is read.
+
+    figures/results/<profile>/<train_set>/<method>[-<variant>]-seed<N>.json    and, for laptop, .safetensors beside it
+
+The encoder beside a record is float16 and the record's metrics are those of that very file, so that
+`python -m sagkit.report --reevaluate` finds the same numbers. [K]
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from sagkit.checkpoint import load_state, save_state, write_text
+from sagkit.model import Encoder, make_encoder
+
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "lightning-fabric")
+
+
+def record_path(results, profile: str, train_set: str, method: str, variant: str, seed: int) -> Path:
+    """Where the record of a run lies; `train_set` of a folder or file is its last name."""
+    name = method if variant == "default" else f"{method}-{variant}"
+    return Path(results) / profile / Path(train_set).stem / f"{name}-seed{seed}.json"
+
+
+def write_record(path: Path, record: dict) -> None:
+    """Write one record, atomically."""
+    write_text(path, json.dumps(record, indent=1) + "\n")
+
+
+def read_records(results) -> list[dict]:
+    """Every record under a folder, in order of path; each with its own `path`."""
+    paths = sorted(p for p in Path(results).rglob("*-seed*.json"))
+    return [{**json.loads(p.read_text()), "path": str(p)} for p in paths]
+
+
+def save_encoder(path, encoder: Encoder, name: str) -> None:
+    """Store an encoder as float16, with its name and channel statistics."""
+    half = {k: v.half() if v.is_floating_point() else v for k, v in encoder.state_dict().items()}
+    save_state(path, {"name": name, "state": half})
+
+
+def load_encoder(path) -> Encoder:
+    """Rebuild a stored encoder in float32 and evaluation mode."""
+    stored = load_state(path)
+    encoder = make_encoder(stored["name"])
+    encoder.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in stored["state"].items()})
+    return encoder.eval()
+
+
+def provenance() -> dict:
+    """Commit, versions and hardware of this process."""
+    return {
+        "commit": _commit(),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "processor": _processor(),
+    }
+
+
+def _commit() -> str:
+    here = Path(__file__).resolve().parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        changed = subprocess.run(["git", "status", "--porcelain", "."], cwd=here, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "not in a git checkout"
+    return head.stdout.strip() + ("-modified" if changed.stdout.strip() else "")
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,162 @@
+"""Tables from run records: mean and spread over seeds, one row per method and variant.
+
+    python -m sagkit.report                          print every table
+    python -m sagkit.report --write README.md        and set the tables between that file's `table` markers
+    python -m sagkit.report --reevaluate             first rewrite the metrics of records with a stored encoder
+
+Intervals are Student's t over seeds at 95 %, given from three seeds on; they speak of these classes only. [K]
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from scipy.stats import t as student
+
+from sagkit.checkpoint import write_text
+from sagkit.record import provenance, read_records, write_record
+
+COLUMNS = {
+    "spearman_pairs": "Spearman pairs",
+    "kendall_pairs": "Kendall pairs",
+    "spearman_centroid": "Spearman centroids",
+    "kendall_centroid": "Kendall centroids",
+    "spearman_pairs_superclass": "Spearman pairs, superclass",
+    "knn": "kNN %",
+    "linear": "linear %",
+    "superclass_knn": "superclass kNN %",
+    "label_free": "label-free",
+}
+PERCENT = {"knn", "linear", "superclass_knn", "superclass_linear"}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean of one figure over seeds; `half_width` of its 95 % interval is None below three seeds."""
+
+    mean: float
+    half_width: float | None
+
+    @classmethod
+    def over(cls, values: list[float]) -> Summary:
+        """Summarise one value per seed."""
+        series, n = pd.Series(values, dtype=float), len(values)
+        half = None if n < 3 else float(student.ppf(0.975, n - 1) * series.std(ddof=1) / n**0.5)
+        return cls(float(series.mean()), half)
+
+    def show(self, percent: bool) -> str:
+        """As text: `12.3 ± 0.4` for per cent, `0.123 ± 0.004` otherwise."""
+        scale, digits = (100, 1) if percent else (1, 3)
+        spread = "" if self.half_width is None else f" ± {scale * self.half_width:.{digits}f}"
+        return f"{scale * self.mean:.{digits}f}{spread}"
+
+
+def table(records: list[dict]) -> pd.DataFrame:
+    """One row per method and variant of records that share profile and training set; text cells."""
+    rows = defaultdict(list)
+    for record in records:
+        name = record["method"] if record["variant"] == "default" else f"{record['method']} ({record['variant']})"
+        rows[name].append(record)
+    shown = {}
+    for name, runs in sorted(rows.items(), key=lambda item: (item[1][0]["config"]["epochs"] > 0, item[0])):
+        cells = {"seeds": str(len(runs)), "epochs": str(runs[0]["config"]["epochs"])}
+        cells["core-min"] = f"{sum(r['core_seconds'] for r in runs) / len(runs) / 60:.1f}"
+        for key, title in COLUMNS.items():
+            values = [run["metrics"][key] for run in runs if key in run["metrics"]]
+            cells[title] = Summary.over(values).show(key in PERCENT) if len(values) == len(runs) else "not measured"
+        shown[name] = cells
+    return pd.DataFrame.from_dict(shown, orient="index").rename_axis("method")
+
+
+def groups(records: list[dict]) -> dict[tuple[str, str], list[dict]]:
+    """Records by (profile, training set)."""
+    found = defaultdict(list)
+    for record in records:
+        found[record["profile"], record["train_set"]].append(record)
+    return dict(found)
+
+
+def to_markdown(frame: pd.DataFrame) -> str:
+    """A GitHub table of text cells, numbers to the right."""
+    head = [frame.index.name, *frame.columns]
+    body = [[name, *row] for name, row in zip(frame.index, frame.to_numpy(), strict=True)]
+    lines = [head, ["---"] + ["--:"] * (len(head) - 1), *body]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def caption(records: list[dict]) -> str:
+    """Provenance of a table in one line: split, seeds, hardware and commits of its records."""
+    commits = sorted({record["commit"][:9] for record in records})
+    machines = sorted(
+        {f"{record['processor']}, {record['config']['threads'] or 'all'} thread(s)" for record in records}
+    )
+    split = " and ".join(sorted({record["evaluated_on"] for record in records}))
+    return (
+        f"{split} split; ± is a 95 % t-interval over seeds (these classes only); {'; '.join(machines)}; "
+        f"records made at {', '.join(commits)}."
+    )
+
+
+def render(profile: str, train_set: str, records: list[dict]) -> str:
+    """One table with its caption, as Markdown."""
+    chosen = groups(records).get((profile, train_set))
+    if not chosen:
+        raise ValueError(f"no records of profile {profile!r} on {train_set!r}: run python -m sagkit.train first")
+    return f"{to_markdown(table(chosen))}\n\n{caption(chosen)}"
+
+
+def fill(text: str, records: list[dict]) -> str:
+    """Replace what stands between `<!-- table PROFILE TRAIN_SET -->` and `<!-- /table -->` by that table."""
+    marker = re.compile(r"(<!-- table (\S+) (\S+) -->\n).*?(\n<!-- /table -->)", re.DOTALL)
+    return marker.sub(lambda m: m[1] + render(m[2], m[3], records) + m[4], text)
+
+
+def rewrite_metrics(records: list[dict], data_root: str | None = None) -> None:
+    """Rewrite the metrics of every record whose encoder is stored; the rest of the record stays."""
+    from sagkit.data import load_images
+    from sagkit.evaluate import evaluate
+    from sagkit.record import load_encoder
+
+    for record in records:
+        path = Path(record.pop("path"))
+        if not path.with_suffix(".safetensors").exists():
+            continue
+        config = record["config"]
+        bank = load_images(config["data"], config["split"], root=data_root)
+        queries = load_images(config["data"], record["evaluated_on"], root=data_root)
+        encoder = load_encoder(path.with_suffix(".safetensors"))
+        metrics = evaluate(encoder, bank, queries, config["data"], config["probe"], config["seed"])
+        record["metrics"] = {name: round(float(value), 5) for name, value in metrics.items()}
+        record["evaluated_commit"] = provenance()["commit"]
+        write_record(path, record)
+        print(f"evaluated {path}")
+
+
+def main(results: str = "figures/results", write: str = "", reevaluate: bool = False) -> None:
+    """Print tables from run records.
+
+    Args:
+        results: folder of run records.
+        write: a Markdown file whose marked tables are set anew.
+        reevaluate: first rewrite the metrics of records whose encoder is stored.
+    """
+    records = read_records(results)
+    if not records:
+        raise SystemExit(f"sagkit.report: no run records under {results}: run python -m sagkit.train first")
+    if reevaluate:
+        rewrite_metrics(records)
+        records = read_records(results)
+    for profile, train_set in sorted(groups(records)):
+        print(f"{profile} / {train_set}\n\n{render(profile, train_set, records)}\n")
+    if write:
+        write_text(write, fill(Path(write).read_text(), records))
+
+
+if __name__ == "__main__":
+    import tyro
+
+    tyro.cli(main, prog="python -m sagkit.report")
