@@ -15,7 +15,11 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	touch $@
 
 demo: install
-	$(BIN)/python -m sagkit.demo
+	@begin=$$(date +%s); \
+	mkdir -p figures/tour && cd notebooks && \
+	../$(BIN)/papermill 00_tour.ipynb ../figures/tour/00_tour.ipynb --log-output && \
+	cat ../figures/tour/table.md && \
+	echo "demo: $$(($$(date +%s) - begin)) s after installation"
 
 test: install
 	$(BIN)/ruff check .
@@ -28,7 +32,7 @@ bench: install
 	$(BIN)/python tests/bench_training.py
 
 lab: install
-	$(BIN)/jupyter lab notebooks/00_tour.ipynb
+	$(BIN)/jupyter-lab notebooks/00_tour.ipynb
 
 clean:
 	rm -rf runs build .pytest_cache .ruff_cache .benchmarks .hypothesis *.egg-info

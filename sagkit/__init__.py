@@ -9,7 +9,7 @@ One letter, one meaning, in every signature and comment:
     F  width of features h         K  neighbours kept per node
     D  width of projections z      L  steps of a walk
     C  classes                     H, W  height and width of an image, pixels
-    S  walks (paths)               P  pairs
+    S  walks; a path has L + 1     P  pairs
 
 The house, in the order data flows through it; a module imports only from rows above its own:
 

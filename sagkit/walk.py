@@ -68,7 +68,7 @@ def random_walk(
     length: int,
     restart: float = 0.0,
     generator: torch.Generator | None = None,
-) -> Int[Tensor, "S L+1"]:
+) -> Int[Tensor, "S path"]:
     """Draw one weighted random walk from each start; the whole paths, so that they can be drawn.
 
     Args:
@@ -90,7 +90,7 @@ def random_walk(
     return walk_from_uniforms(graph, starts, u, restart)
 
 
-def path_weight(graph: Graph, paths: Int[Tensor, "S L+1"]) -> Float[Tensor, " S"]:
+def path_weight(graph: Graph, paths: Int[Tensor, "S path"]) -> Float[Tensor, " S"]:
     """Confidence of a path, in [0, 1]: the product of max(0, similarity) along its edges; 0 if it ends at home [K].
 
     Meant for walks without restart, each hop of which is an edge. A graph without similarities gives weight 1.

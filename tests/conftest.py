@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-# Before sagkit is imported: every jaxtyping signature in the package is enforced by beartype, in tests only.
+# Before sagkit is imported: every jaxtyping signature in the package is enforced, in tests only.
 from jaxtyping import install_import_hook
 
-install_import_hook("sagkit", "beartype.beartype")
+install_import_hook("sagkit", "typecheck.check")
 
 
 def _cifar_root() -> Path | None:

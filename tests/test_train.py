@@ -1,0 +1,164 @@
+"""Training: resumed equals uninterrupted, SAG at alpha 0 equals VICReg, records and command line."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sagkit import train as training
+from sagkit.config import Config, configure
+from sagkit.data import shapes
+from sagkit.record import load_encoder, read_records
+from sagkit.train import fit, main
+
+
+@pytest.fixture(scope="module")
+def images():
+    return shapes(160, size=16, seed=0), shapes(80, size=16, seed=1)
+
+
+def small(tmp_path, **fields) -> Config:
+    preset = {
+        "encoder": "resnet10-w4",
+        "projector_hidden": 16,
+        "projector_out": 24,
+        "epochs": 3,
+        "batch_size": 32,
+        "view_size": 16,
+        "k": 4,
+        "walk_start": 0.0,
+        "readout_every": 1,
+        "precision": "32-true",
+        "accelerator": "cpu",
+        "results": str(tmp_path / "results"),
+        "runs": str(tmp_path / "runs"),
+    }
+    return configure(**{"method": "sag-vicreg", **preset, **fields})
+
+
+def weights(run) -> dict[str, torch.Tensor]:
+    return run.encoder.state_dict()
+
+
+def assert_same(a: dict, b: dict) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lars"])
+def test_a_run_interrupted_after_any_epoch_ends_as_if_it_had_not_been(tmp_path, images, monkeypatch, optimizer):
+    whole = fit(small(tmp_path / "whole", optimizer=optimizer), *images, progress=False)
+    save = training.Trainer.save
+    for stop_after in (1, 2):
+        config = small(tmp_path / f"cut{stop_after}", optimizer=optimizer)
+
+        def save_then_die(trainer, stop_after=stop_after):
+            save(trainer)
+            if trainer.epoch == stop_after:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(training.Trainer, "save", save_then_die)
+            with pytest.raises(KeyboardInterrupt):
+                fit(config, *images, progress=False)
+        resumed = fit(config, *images, progress=False)
+        assert_same(weights(resumed), weights(whole))
+        assert resumed.record["metrics"] == whole.record["metrics"]
+        assert resumed.record["log"] == whole.record["log"]
+        assert not list((tmp_path / f"cut{stop_after}" / "runs").rglob("*.safetensors")), "checkpoint left behind"
+
+
+def test_sag_vicreg_at_alpha_zero_is_vicreg_bit_for_bit(tmp_path, images):
+    plain = fit(small(tmp_path / "a", method="vicreg"), *images, progress=False)
+    zero = fit(small(tmp_path / "b", alpha=0.0), *images, progress=False)
+    walked = fit(small(tmp_path / "c", alpha=0.5), *images, progress=False)
+    assert_same(weights(zero), weights(plain))
+    assert not torch.equal(weights(walked)["backbone.0.weight"], weights(plain)["backbone.0.weight"])
+
+
+def test_a_checkpoint_of_another_configuration_is_not_continued(tmp_path, images, monkeypatch):
+    config = small(tmp_path)
+    save = training.Trainer.save
+
+    def save_then_die(trainer):
+        save(trainer)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training.Trainer, "save", save_then_die)
+        with pytest.raises(KeyboardInterrupt):
+            fit(config, *images, progress=False)
+    with pytest.raises(ValueError, match=r"lr 0.001 -> 0.01"):
+        fit(replace(config, lr=0.01), *images, progress=False)
+
+
+def test_the_record_holds_what_the_stored_encoder_scores(tmp_path, images):
+    run = fit(small(tmp_path), *images, progress=False)
+    (record,) = read_records(tmp_path / "results")
+    assert record["path"].endswith("results/tour/shapes/sag-vicreg-seed0.json")
+    assert {k: record[k] for k in ("method", "variant", "data", "train_set", "profile", "seed")} == {
+        "method": "sag-vicreg",
+        "variant": "default",
+        "data": "shapes",
+        "train_set": "shapes",
+        "profile": "tour",
+        "seed": 0,
+    }
+    required = {"knn", "linear", "superclass_knn", "label_free", "spearman_pairs", "kendall_pairs"}
+    required |= {"spearman_pairs_all", "spearman_confusion", "spearman_centroid", "kendall_centroid"}
+    assert required <= record["metrics"].keys()
+    assert 0 < record["walk_share"] < 1
+    assert record["core_seconds"] > 0
+    encoder = load_encoder(run.path.with_suffix(".safetensors"))
+    again = training.evaluate(encoder, images[0], images[1], "shapes", True, 0)
+    assert {k: round(float(v), 5) for k, v in again.items()} == record["metrics"]
+
+
+@pytest.mark.parametrize(("method", "words"), [("vicreg", r"epoch 1 is not finite.*lower lr"), ("sag-vicreg", "rows")])
+def test_a_run_that_diverges_stops_and_says_what_to_change(tmp_path, images, method, words):
+    config = small(tmp_path, method=method, lr=1e30, warmup_epochs=0.0, optimizer="sgd")
+    with pytest.raises(ValueError, match=words):
+        fit(config, *images, progress=False)
+
+
+@pytest.mark.parametrize(("batch", "words"), [(1, "batch_size 1"), (500, "160 training images")])
+def test_a_batch_that_cannot_be_is_refused(tmp_path, images, batch, words):
+    with pytest.raises(ValueError, match=words):
+        fit(small(tmp_path, batch_size=batch), *images, progress=False)
+
+
+def test_k_larger_than_the_batch_is_refused_with_its_remedy(tmp_path, images):
+    with pytest.raises(ValueError, match=r"k = 40 .*lower k or use a larger batch"):
+        fit(small(tmp_path, k=40), *images, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--profile", "laptp"], "did you mean laptop"),
+        (["--method", "vicregg"], "vicreg"),
+        (["--data", "cifar1000"], "cifar100"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong_in_one_line(arguments, words):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert words in str(stop.value)
+    assert "\n" not in str(stop.value)
+
+
+def test_the_command_line_trains_from_profile_method_and_fields(tmp_path, capsys):
+    main(
+        [
+            *("--method", "vicreg", "--profile", "tour", "--epochs", "1", "--encoder", "resnet10-w4", "--seed", "3"),
+            *("--batch-size", "128", "--results", str(tmp_path / "r"), "--runs", str(tmp_path / "w"), "--no-probe"),
+        ]
+    )
+    path = tmp_path / "r/tour/shapes/vicreg-seed3.json"
+    record = json.loads(path.read_text())
+    assert str(path) in capsys.readouterr().out
+    assert record["config"]["epochs"] == 1
+    assert "--encoder resnet10-w4" in record["command"]
+    assert "linear" not in record["metrics"]
