@@ -11,6 +11,7 @@ exported encoder takes plain images and cannot be fed with another data set's st
 from __future__ import annotations
 
 import difflib
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -130,7 +131,7 @@ def make_projector(feature_width: int, hidden: int, out: int, layers: int = 3) -
     widths = [feature_width, *([hidden] * (layers - 1))]
     inner = [
         module
-        for before, after in zip(widths, widths[1:], strict=False)
+        for before, after in pairwise(widths)
         for module in (nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU(inplace=True))
     ]
     return nn.Sequential(*inner, nn.Linear(widths[-1], out, bias=False))
@@ -148,6 +149,7 @@ def extract_features(encoder: nn.Module, images: Tensor, batch_size: int = 500) 
     device = next(encoder.parameters(), images).device  # a module without parameters runs where the images are
     training = encoder.training
     encoder.eval()
-    features = [encoder(chunk.to(device).float() / 255).float().cpu() for chunk in images.split(batch_size)]
+    views = (chunk.to(device).float().div_(255) for chunk in images.split(batch_size))
+    features = [encoder(x.contiguous(memory_format=torch.channels_last)).float().cpu() for x in views]
     encoder.train(training)
     return torch.cat(features)

@@ -50,7 +50,7 @@ def load_encoder(path) -> Encoder:
     stored = load_state(path)
     encoder = make_encoder(stored["name"])
     encoder.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in stored["state"].items()})
-    return encoder.eval()
+    return encoder.eval().to(memory_format=torch.channels_last)
 
 
 def provenance() -> dict:

@@ -1,0 +1,1 @@
+"""How good features are: `local` (kNN, linear probe), `semantic` (rank correlations), `labelfree` (no labels)."""

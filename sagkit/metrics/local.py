@@ -1,0 +1,76 @@
+"""Local quality of features: do the nearest neighbours, and a linear classifier, know the class?
+
+    kNN:    class of q = argmax over c of  sum over the k nearest j of class c of  exp(cos(q, j) / temperature)
+    probe:  multinomial logistic regression on standardised features
+
+Sources: [R] weighted kNN of Wu et al. 2018 with k = 20 and temperature 0.07 (METHOD.md section 5); the probe is
+scikit-learn's LogisticRegression (L-BFGS). [K] standardised features, C = 1, at most 200 iterations: on 50,000
+CIFAR-100 features more iterations change the accuracy by less than a tenth of a point.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+PROBE_ITERATIONS = 200
+
+
+def knn_accuracy(
+    bank, bank_labels, queries, labels, k: int = 20, temperature: float = 0.07, chunk: int = 1000
+) -> float:
+    """Weighted kNN accuracy by cosine similarity, as a fraction; ties between classes go to the smaller label.
+
+    Args:
+        bank: (M, F) features whose labels are known.
+        bank_labels: (M,) int.
+        queries: (N, F) features to classify.
+        labels: (N,) int, their true classes.
+        k: neighbours that vote; at most M vote.
+        temperature: of the vote's weight.
+        chunk: queries at a time; memory is chunk x M.
+
+    Raises:
+        ValueError: for an empty bank, k below 1, or widths that differ.
+    """
+    bank, queries = (F.normalize(torch.as_tensor(x).float(), dim=1) for x in (bank, queries))
+    bank_labels, labels = torch.as_tensor(bank_labels).long(), torch.as_tensor(labels).long()
+    if not len(bank) or k < 1:
+        raise ValueError(f"kNN needs k >= 1 and a bank of images, got k = {k} and {len(bank)} images")
+    if bank.shape[1] != queries.shape[1]:
+        raise ValueError(f"bank and queries differ in width, {bank.shape[1]} and {queries.shape[1]}")
+    classes = int(max(bank_labels.max(), labels.max())) + 1
+    correct = 0
+    for asked, true in zip(queries.split(chunk), labels.split(chunk), strict=True):
+        similarity, nearest = (asked @ bank.T).topk(min(k, len(bank)), dim=1)  # (chunk, k)
+        # Weights relative to the nearest: the same argmax, and no overflow at small temperatures.
+        weight = ((similarity - similarity[:, :1]) / temperature).exp()
+        votes = torch.zeros(len(asked), classes).scatter_add_(1, bank_labels[nearest], weight)
+        correct += int((votes.argmax(dim=1) == true).sum())
+    return correct / len(queries)
+
+
+def linear_probe(bank, bank_labels, queries, labels, max_iter: int = PROBE_ITERATIONS) -> float:
+    """Accuracy of logistic regression fitted on the bank, as a fraction.
+
+    Args:
+        bank: (M, F) training features.
+        bank_labels: (M,) int, at least two classes.
+        queries: (N, F) features to classify.
+        labels: (N,) int, their true classes.
+        max_iter: of L-BFGS.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    x, y = np.asarray(bank, dtype=np.float32), np.asarray(bank_labels)
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=max_iter, tol=1e-3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the iteration limit is part of the definition
+        probe.fit(x, y)
+    return float(probe.score(np.asarray(queries, dtype=np.float32), np.asarray(labels)))
