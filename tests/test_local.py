@@ -1,0 +1,58 @@
+"""kNN against scikit-learn's own, the probe against its definition."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.neighbors import KNeighborsClassifier
+
+from sagkit.metrics.local import knn_accuracy, linear_probe
+
+
+@pytest.fixture(scope="module")
+def digits():
+    x, y = load_digits(return_X_y=True)
+    x = (x + np.random.default_rng(0).normal(scale=6, size=x.shape)).astype(np.float32)  # hard enough to err
+    return x[:1000], y[:1000], x[1000:], y[1000:]
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (20, 0.07), (20, 1.0), (200, 0.01)])
+def test_knn_equals_scikit_learn_with_the_same_weights(digits, k, temperature):
+    x, y, queries, labels = digits
+    voter = KNeighborsClassifier(k, metric="cosine", weights=lambda d: np.exp((1 - d) / temperature)).fit(x, y)
+    assert 0.3 < voter.score(queries, labels) < 0.99
+    assert knn_accuracy(x, y, queries, labels, k, temperature, chunk=300) == pytest.approx(
+        voter.score(queries, labels), abs=1 / len(queries)
+    )
+
+
+def test_one_certain_neighbour_outweighs_many_doubtful_ones():
+    bank = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.6, 0.8]])
+    query, labels = torch.tensor([[1.0, 0.1]]), torch.tensor([0])
+    assert knn_accuracy(bank, torch.tensor([0, 1, 1]), query, labels, k=3, temperature=0.07) == 1
+    assert knn_accuracy(bank, torch.tensor([0, 1, 1]), query, labels, k=3, temperature=10.0) == 0
+
+
+def test_the_probe_separates_what_a_line_separates_and_not_xor():
+    rng = np.random.default_rng(1)
+    x = rng.uniform(-1, 1, size=(2000, 2)).astype(np.float32)
+    x = x[np.abs(x).min(axis=1) > 0.05]
+    line, xor = (x[:, 0] + 2 * x[:, 1] > 0).astype(int), (x[:, 0] * x[:, 1] > 0).astype(int)
+    half = len(x) // 2
+    assert linear_probe(x[:half], line[:half], x[half:], line[half:]) > 0.97
+    assert linear_probe(x[:half], xor[:half], x[half:], xor[half:]) < 0.6
+
+
+def test_the_probe_does_not_care_about_scale_and_shift(digits):
+    x, y, queries, labels = digits
+    scale = np.geomspace(1e-3, 1e3, x.shape[1]).astype(np.float32)
+    plain = linear_probe(x, y, queries, labels)
+    assert linear_probe(x * scale + 5 * scale, y, queries * scale + 5 * scale, labels) == pytest.approx(plain, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("bank", "k", "words"), [((0, 3), 5, "0 images"), ((4, 3), 0, "k = 0"), ((4, 5), 2, "width, 5 and 3")]
+)
+def test_an_impossible_knn_is_refused(bank, k, words):
+    with pytest.raises(ValueError, match=words):
+        knn_accuracy(torch.ones(bank), torch.zeros(bank[0]), torch.ones(2, 3), torch.zeros(2), k)
