@@ -7,6 +7,7 @@ Ito's, which stay apart for colour-blind readers; a highlighted thing also diffe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import wraps
 from itertools import pairwise
 from pathlib import Path
 
@@ -46,11 +47,20 @@ def save(figure: Figure, path: str | Path) -> None:
         )
 
 
+def styled(draw):
+    """Run a drawing function under the kit's style, whatever the caller's matplotlib settings are."""
+
+    @wraps(draw)
+    def under_style(*args, **kwargs):
+        with mpl.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return under_style
+
+
 def _figure(width: float, height: float, columns: int = 1, rows: int = 1, **subplots):
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False, **subplots)
-    return figure, axes
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **subplots)
 
 
 def _bare(axis) -> None:
@@ -66,10 +76,12 @@ def _picture(image) -> np.ndarray:
     return np.moveaxis(array, 0, -1) if array.dtype == np.uint8 else np.moveaxis(array.clip(0, 1), 0, -1)
 
 
+@styled
 def image_grid(images, titles: Sequence[str] | None = None, columns: int = 9, title: str = "", side: float = 1.0):
-    """Images (N, 3, H, W) in rows of `columns`, each with its own small title."""
+    """Images (N, 3, H, W) in rows of `columns`, each with its own small title of one or more lines."""
     rows = -(-len(images) // columns)
-    height = side * (1.28 if titles is not None else 1.05)
+    lines = max((text.count("\n") + 1 for text in titles), default=0) if titles is not None else 0
+    height = side * 1.05 + 0.15 * lines
     figure, axes = _figure(columns * side, rows * height + 0.3 * bool(title), columns, rows)
     for i, axis in enumerate(axes.flat):
         _bare(axis)
@@ -112,6 +124,7 @@ def graph_layout(graph, seed: int = 0) -> np.ndarray:
     return np.array([positions[i] for i in range(len(graph))])
 
 
+@styled
 def graph_figure(graph, xy: np.ndarray, images, title: str = "", zoom: float = 0.75) -> Figure:
     """A networkx graph with thumbnails as nodes; an edge is as thick as its transition probability."""
     figure, axes = _figure(8, 6)
@@ -123,14 +136,14 @@ def graph_figure(graph, xy: np.ndarray, images, title: str = "", zoom: float = 0
     return figure
 
 
+@styled
 def walk_figure(graph, xy: np.ndarray, images, path: Sequence[int], title: str = "", zoom: float = 0.75) -> Figure:
     """One walk: its path in colour on the faint graph, and the images along it in order."""
     path = [int(node) for node in path]
     figure = Figure(figsize=(9, 6), layout="constrained")
-    with mpl.rc_context(STYLE):
-        grid = figure.add_gridspec(1, 2, width_ratios=[5, 1])
-        axis = figure.add_subplot(grid[0])
-        strip = grid[1].subgridspec(len(path), 1)
+    grid = figure.add_gridspec(1, 2, width_ratios=[5, 1])
+    axis = figure.add_subplot(grid[0])
+    strip = grid[1].subgridspec(len(path), 1)
     _bare(axis)
     _edges(axis, xy, graph, alpha=0.6)
     _thumbnails(axis, xy, images, zoom * 0.6)
@@ -156,6 +169,7 @@ def walk_figure(graph, xy: np.ndarray, images, path: Sequence[int], title: str =
     return figure
 
 
+@styled
 def scatter(panels: Mapping[str, np.ndarray], labels, names: Sequence[str]) -> Figure:
     """One panel per embedding (N, 2), points coloured and shaped by label."""
     figure, axes = _figure(4.6 * len(panels), 4.6, len(panels))
@@ -173,15 +187,16 @@ def scatter(panels: Mapping[str, np.ndarray], labels, names: Sequence[str]) -> F
     return figure
 
 
+@styled
 def comparison(figures: Mapping[str, Mapping[str, float]], columns: Sequence[str], titles: Sequence[str]) -> Figure:
     """Methods side by side: one panel per figure of merit, one bar per method, the value at its end."""
-    figure, axes = _figure(3.0 * len(columns), 0.5 * len(figures) + 0.9, len(columns), sharey=True)
+    figure, axes = _figure(3.4 * len(columns), 0.5 * len(figures) + 0.9, len(columns), sharey=True)
     methods = list(figures)
     for axis, column, title in zip(axes[0], columns, titles, strict=True):
         values = [figures[method][column] for method in methods]
         shown = axis.barh(methods, values, color=[PALETTE[i % len(PALETTE)] for i in range(len(methods))], height=0.62)
         axis.bar_label(shown, fmt="%.3f", padding=3)
-        axis.set_xlim(min(0, *values), max(values) * 1.3)
+        axis.set_xlim(min(0, *values), max(values) * 1.4)
         axis.set_title(title)
         axis.set_xticks([])
         axis.spines["bottom"].set_visible(False)
@@ -189,6 +204,7 @@ def comparison(figures: Mapping[str, Mapping[str, float]], columns: Sequence[str
     return figure
 
 
+@styled
 def heatmaps(panels: Mapping[str, np.ndarray], ticks: Sequence[str] = ()) -> Figure:
     """Class distance matrices (C, C) side by side, each on its own scale."""
     figure, axes = _figure(4.4 * len(panels), 4.2, len(panels))
@@ -201,6 +217,7 @@ def heatmaps(panels: Mapping[str, np.ndarray], ticks: Sequence[str] = ()) -> Fig
     return figure
 
 
+@styled
 def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str) -> Figure:
     """Lines (x, y) by name, told apart by colour and marker."""
     figure, axes = _figure(6, 3.4)

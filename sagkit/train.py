@@ -9,6 +9,7 @@ epoch holds weights, optimiser and the clock, and the rest follows from the epoc
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 import zlib
@@ -30,6 +31,7 @@ from sagkit.pairing import WalkPairing
 from sagkit.record import load_encoder, provenance, record_path, save_encoder, write_record
 
 READOUT_BANK, READOUT_QUERIES = 5000, 1000
+logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # else every fit announces its precision
 
 
 @dataclass

@@ -126,12 +126,16 @@ def _prepare(x: np.ndarray, metric: str) -> np.ndarray:
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
-def _pair_distances(x: np.ndarray, i: np.ndarray, j: np.ndarray, metric: str, chunk: int = 100_000) -> np.ndarray:
-    """Distances of the prepared rows i and j, `chunk` pairs at a time so that memory stays small."""
-    parts = [(x[i[s : s + chunk]], x[j[s : s + chunk]]) for s in range(0, len(i), chunk)]
-    if metric == "euclidean":
-        return np.concatenate([np.linalg.norm(a - b, axis=1) for a, b in parts])
-    return np.concatenate([1 - np.einsum("pf,pf->p", a, b) for a, b in parts])
+def _pair_distances(x: np.ndarray, i: np.ndarray, j: np.ndarray, metric: str) -> np.ndarray:
+    """Distances of the prepared rows i and j, in chunks of about 16 MB so that wide features (raw pixels) fit too."""
+    found, chunk = np.empty(len(i)), max(1, 2_000_000 // x.shape[1])
+    for start in range(0, len(i), chunk):
+        a, b = x[i[start : start + chunk]], x[j[start : start + chunk]]
+        if metric == "euclidean":
+            found[start : start + chunk] = np.linalg.norm(a - b, axis=1)
+        else:
+            found[start : start + chunk] = 1 - np.einsum("pf,pf->p", a, b)
+    return found
 
 
 def _confusion(x: np.ndarray, y: np.ndarray, classes: np.ndarray, metric: str) -> np.ndarray:

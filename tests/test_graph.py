@@ -1,0 +1,159 @@
+"""The graph: neighbours of a float64 brute force, every kernel from its formula, isolated nodes, conversions."""
+
+import numpy as np
+import pytest
+import torch
+
+from sagkit.graph import is_mutual, similarity_graph
+
+N, K = 40, 5
+
+
+@pytest.fixture(scope="module")
+def features():
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(4, 6, generator=generator)
+    return centres[torch.arange(N) % 4] + 0.5 * torch.randn(N, 6, generator=generator) + 3.0
+
+
+@pytest.fixture(scope="module")
+def cosine(features):
+    x = features.double().numpy()
+    x = x - x.mean(0)
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    return x @ x.T
+
+
+def nearest(cosine, i):
+    return sorted((j for j in range(N) if j != i), key=lambda j: -cosine[i, j])[:K]
+
+
+def dense(rows) -> np.ndarray:
+    matrix = np.zeros((N, N))
+    for i, row in enumerate(rows):
+        for j, weight in row.items():
+            matrix[i, j] = weight / sum(row.values())
+    return matrix
+
+
+def test_neighbours_are_those_of_a_float64_brute_force(features, cosine):
+    graph = similarity_graph(features, K)
+    for i in range(N):
+        assert graph.neighbors[i].tolist() == nearest(cosine, i)
+        np.testing.assert_allclose(graph.similarity[i], cosine[i, nearest(cosine, i)], atol=1e-5)
+
+
+def test_the_cosine_kernel(features, cosine):
+    expected = dense([{j: np.exp(cosine[i, j] / 0.2) for j in nearest(cosine, i)} for i in range(N)])
+    np.testing.assert_allclose(similarity_graph(features, K, temperature=0.2).to_dense(), expected, atol=1e-5)
+
+
+def test_the_gaussian_kernel_is_self_tuned(features, cosine):
+    distance = np.sqrt(np.maximum(2 - 2 * cosine, 0))
+    sigma = [distance[i, nearest(cosine, i)[-1]] for i in range(N)]
+    rows = [{j: np.exp(-(distance[i, j] ** 2) / (sigma[i] * sigma[j])) for j in nearest(cosine, i)} for i in range(N)]
+    np.testing.assert_allclose(similarity_graph(features, K, "gaussian").to_dense(), dense(rows), atol=1e-5)
+
+
+def test_the_shared_kernel_is_the_jaccard_overlap_of_neighbourhoods(features, cosine):
+    sets = [{i, *nearest(cosine, i)} for i in range(N)]
+    rows = [{j: len(sets[i] & sets[j]) / len(sets[i] | sets[j]) for j in nearest(cosine, i)} for i in range(N)]
+    np.testing.assert_allclose(similarity_graph(features, K, "shared").to_dense(), dense(rows), atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", ["cosine", "gaussian", "shared"])
+def test_rows_are_probabilities_and_no_node_is_its_own_neighbour(features, kernel):
+    graph = similarity_graph(features, K, kernel)
+    torch.testing.assert_close(graph.weights.sum(1), torch.ones(N))
+    assert (graph.weights >= 0).all()
+    assert (graph.neighbors != torch.arange(N)[:, None]).all()
+
+
+def test_the_mutual_filter_keeps_what_both_ends_agree_on_and_isolated_nodes_stay_home(features, cosine):
+    features = torch.cat([features, torch.tensor([[3.0, 3.0, 3.0, 3.0, 3.0, 9.0]])])  # nobody's neighbour
+    graph = similarity_graph(features, 2, mutual=True)
+    x = features.double() - features.double().mean(0)
+    closeness = torch.nn.functional.normalize(x) @ torch.nn.functional.normalize(x).T
+    closeness.fill_diagonal_(-2)
+    near = closeness.topk(2).indices.tolist()
+    matrix = graph.to_dense()
+    lonely = 0
+    for i in range(N + 1):
+        agreed = {j for j in near[i] if i in near[j]}
+        reached = set(matrix[i].nonzero().flatten().tolist())
+        assert reached == (agreed or {i})
+        if not agreed:
+            lonely += 1
+            assert matrix[i, i] == 1
+    assert lonely >= 1
+    torch.testing.assert_close(matrix.sum(1), torch.ones(N + 1))
+
+
+def test_is_mutual_equals_a_loop():
+    neighbors = torch.tensor([[1, 2], [0, 3], [3, 1], [2, 0]])
+    expected = [[i in neighbors[j].tolist() for j in row] for i, row in enumerate(neighbors.tolist())]
+    assert is_mutual(neighbors).tolist() == expected
+
+
+def test_dense_scipy_and_networkx_are_one_matrix(features):
+    graph = similarity_graph(features, K, mutual=True)
+    matrix = graph.to_dense().numpy()
+    np.testing.assert_array_equal(graph.to_scipy().toarray(), matrix)
+    drawn = graph.to_networkx(label=list(range(100, 100 + N)))
+    assert {(i, j): w for i, j, w in drawn.edges(data="weight")} == pytest.approx(
+        {(i, j): matrix[i, j] for i, j in zip(*matrix.nonzero(), strict=True)}
+    )
+    assert drawn.nodes[3]["label"] == 103
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 40, 1000])
+def test_the_chunk_size_changes_nothing(features, chunk):
+    whole, parts = similarity_graph(features, K), similarity_graph(features, K, chunk=chunk)
+    assert torch.equal(whole.neighbors, parts.neighbors)
+    torch.testing.assert_close(whole.weights, parts.weights)
+
+
+def test_shift_and_scale_of_the_features_change_nothing(features):
+    moved = similarity_graph(features * 7 - 2, K)
+    torch.testing.assert_close(moved.to_dense(), similarity_graph(features, K).to_dense(), atol=1e-4, rtol=0)
+
+
+def test_duplicates_stay_finite_under_every_kernel():
+    x = torch.cat([torch.ones(6, 3), -torch.ones(6, 3)])
+    for kernel in ("cosine", "gaussian", "shared"):
+        graph = similarity_graph(x, 3, kernel)
+        assert torch.isfinite(graph.weights).all()
+        assert ((graph.neighbors < 6) == (torch.arange(12) < 6)[:, None]).all()
+
+
+def test_half_precision_is_computed_in_float32_even_under_autocast(features):
+    rounded = features.bfloat16()
+    expected = similarity_graph(rounded.float(), K)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        graph = similarity_graph(rounded, K)
+    assert torch.equal(graph.neighbors, expected.neighbors)
+    assert graph.weights.dtype == torch.float32
+    torch.testing.assert_close(graph.similarity, expected.similarity)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"k": 40}, "k = 40 .*nodes = 40: lower k or use a larger batch"),
+        ({"k": 0}, "k = 0"),
+        ({"kernel": "cosin"}, "unknown kernel 'cosin': choose one of cosine, gaussian, shared"),
+        ({"temperature": 0.0}, "temperature must be greater than 0, got 0.0"),
+        ({"x": torch.full((40, 2), float("nan"))}, r"40 of 40 feature rows are not finite \(first: row 0\)"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(features, change, words):
+    with pytest.raises(ValueError, match=words) as error:
+        similarity_graph(**{"x": features, "k": K, **change})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.gpu
+def test_the_graph_is_the_same_on_the_gpu(features):
+    here, there = similarity_graph(features, K), similarity_graph(features.cuda(), K)
+    assert torch.equal(here.neighbors, there.neighbors.cpu())
+    torch.testing.assert_close(here.weights, there.weights.cpu(), atol=1e-5, rtol=1e-4)

@@ -1,0 +1,146 @@
+"""The losses against the authors' formula in float64, value and gradient, and against explicit loops."""
+
+import numpy as np
+import pytest
+import torch
+
+from sagkit.loss import covariance, invariance, sag_vicreg_loss, variance, vicreg_loss, walk_term
+from sagkit.walk import Pairs, no_pairs
+
+SIZES = [(37, 19), (19, 37), (8, 8)]  # B > D, B < D (the other Gram matrix), B = D
+
+
+def projections(rows: int, columns: int, seed: int = 0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    scale = torch.linspace(0.1, 2, columns, dtype=dtype)  # some dimensions below the hinge at 1, some above
+    mixing = torch.randn(columns, columns, generator=generator, dtype=dtype) / columns**0.5
+    x = (torch.randn(rows, columns, generator=generator, dtype=dtype) @ mixing) * scale + 1
+    y = x + 0.3 * torch.randn(rows, columns, generator=generator, dtype=dtype)
+    return x.requires_grad_(), y.requires_grad_()
+
+
+def authors(x, y):
+    """The objective as the paper's authors compute it, written out from its formula."""
+    rows, columns = x.shape
+    repr_loss = ((x - y) ** 2).sum() / (rows * columns)
+    total = 25 * repr_loss
+    for z in (x, y):
+        centred = z - z.sum(0) / rows
+        matrix = torch.stack([(centred[:, p, None] * centred).sum(0) / (rows - 1) for p in range(columns)])
+        std = torch.sqrt(torch.stack([matrix[p, p] for p in range(columns)]) + 0.0001)
+        total = total + 25 * torch.clamp(1 - std, min=0).sum() / columns / 2
+        off = matrix * (1 - torch.eye(columns, dtype=z.dtype))
+        total = total + (off**2).sum() / columns
+    return total
+
+
+def some_pairs(rows: int, number: int = 50, seed: int = 1) -> Pairs:
+    generator = torch.Generator().manual_seed(seed)
+    anchor, positive = torch.randint(rows, (2, number), generator=generator)
+    return Pairs(anchor, positive, torch.rand(number, generator=generator))
+
+
+def gradients(loss, *inputs):
+    return torch.autograd.grad(loss, inputs)
+
+
+@pytest.mark.parametrize(("rows", "columns"), SIZES)
+def test_vicreg_equals_the_authors_formula_in_value_and_gradient(rows, columns):
+    x, y = projections(rows, columns)
+    ours, reference = vicreg_loss(x, y).total, authors(x, y)
+    torch.testing.assert_close(ours, reference, rtol=1e-12, atol=0)
+    for ours_gradient, gradient in zip(gradients(ours, x, y), gradients(reference, x, y), strict=True):
+        torch.testing.assert_close(ours_gradient, gradient, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("rows", "columns"), SIZES)
+def test_float32_is_close_to_float64(rows, columns):
+    x, y = projections(rows, columns)
+    single = vicreg_loss(x.detach().float(), y.detach().float()).total
+    torch.testing.assert_close(single.double(), authors(x, y).detach(), rtol=1e-5, atol=0)
+
+
+def test_lightly_gives_the_same_number():
+    x, y = projections(37, 19, dtype=torch.float32)
+    lightly = pytest.importorskip("lightly.loss")
+    torch.testing.assert_close(vicreg_loss(x, y).total, lightly.VICRegLoss()(x, y), rtol=1e-5, atol=0)
+
+
+def test_covariance_is_divided_by_d_and_not_by_d_times_d_minus_one():
+    z = torch.tensor([[1.0, 1.0], [-1.0, -1.0]])  # every covariance is 2; two off-diagonal entries; D = 2
+    assert covariance(z) == pytest.approx((4 + 4) / 2)
+
+
+def test_each_term_in_closed_form():
+    z = torch.tensor([[0.3], [-0.3]])  # variance 0.18
+    assert variance(z) == pytest.approx(1 - np.sqrt(0.18 + 1e-4), abs=1e-6)
+    assert variance(10 * z) == 0
+    assert invariance(z, -z) == pytest.approx(0.36)
+    assert covariance(torch.randn(9, 1)) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_alpha_zero_is_vicreg_bit_for_bit(keep):
+    x, y = projections(37, 19, dtype=torch.float32)
+    plain, walked = vicreg_loss(x, y).total, sag_vicreg_loss(x, y, some_pairs(37), alpha=0.0, keep=keep).total
+    assert torch.equal(plain, walked)
+    for a, b in zip(gradients(plain, x, y), gradients(walked, x, y), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_pairs_of_every_image_with_itself_make_the_walk_term_the_invariance_term():
+    x, y = projections(37, 19)
+    own = torch.arange(37)
+    walked = walk_term(x, y, Pairs(own, own, torch.ones(37)))
+    torch.testing.assert_close(walked, invariance(x, y), rtol=1e-14, atol=0)
+    for a, b in zip(gradients(walked, x, y), gradients(invariance(x, y), x, y), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-15)
+
+
+def test_the_walk_term_equals_a_loop_over_pairs_divided_by_their_number():
+    x, y = projections(12, 5)
+    pairs = some_pairs(12)
+    expected = 0.0
+    for i, j, w in zip(*(column.tolist() for column in pairs), strict=True):
+        forth = sum((x[i, d] - y[j, d]) ** 2 for d in range(5)) / 5
+        back = sum((y[i, d] - x[j, d]) ** 2 for d in range(5)) / 5
+        expected = expected + w * (forth + back) / 2
+    torch.testing.assert_close(walk_term(x, y, pairs), expected / 50)
+    doubtful = pairs._replace(weight=pairs.weight / 10)  # not divided by the sum of weights: ten times weaker
+    torch.testing.assert_close(walk_term(x, y, doubtful) * 10, walk_term(x, y, pairs))
+
+
+@pytest.mark.parametrize(("keep", "own"), [(True, 1.0), (False, 0.6)])
+def test_the_sum_is_put_together_as_keep_or_mix_says(keep, own):
+    x, y = projections(20, 7)
+    pairs = some_pairs(20)
+    spread = (variance(x) + variance(y)) / 2
+    expected = 10 * (own * invariance(x, y) + 0.4 * walk_term(x, y, pairs)) + 7 * spread
+    expected = expected + 3 * (covariance(x) + covariance(y))
+    loss = sag_vicreg_loss(x, y, pairs, alpha=0.4, keep=keep, sim=10, var=7, cov=3)
+    torch.testing.assert_close(loss.total, expected)
+    assert set(loss.terms) == {"invariance", "variance", "covariance", "walk"}
+    assert not any(term.requires_grad for term in loss.terms.values())
+
+
+def test_no_pairs_give_no_pull():
+    x, y = projections(9, 4)
+    assert walk_term(x, y, no_pairs()) == 0
+    torch.testing.assert_close(sag_vicreg_loss(x, y, no_pairs(), alpha=0.5).total, vicreg_loss(x, y).total)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(5, 3), (3, 5)])
+def test_gradients_pass_a_finite_difference_check(rows, columns):
+    x, y = projections(rows, columns)
+    pairs = some_pairs(rows, 6)
+    assert torch.autograd.gradcheck(lambda a, b: sag_vicreg_loss(a, b, pairs, alpha=0.7).total, (x, y))
+
+
+@pytest.mark.parametrize(
+    ("rows", "alpha", "keep", "words"),
+    [(1, 0.1, True, "at least 2 rows, got 1"), (4, -0.1, True, "got -0.1"), (4, 1.5, False, r"in \[0, 1\], got 1.5")],
+)
+def test_what_cannot_be_is_refused(rows, alpha, keep, words):
+    z = torch.randn(rows, 3)
+    with pytest.raises(ValueError, match=words):
+        sag_vicreg_loss(z, z, no_pairs(), alpha, keep)

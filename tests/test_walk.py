@@ -1,0 +1,193 @@
+"""Walks: their law by chi-square, a scalar loop, restart in closed form, pairs by an explicit loop."""
+
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+
+from sagkit.graph import Graph, similarity_graph
+from sagkit.walk import path_weight, random_walk, sample_pairs, walk_from_uniforms
+
+DRAWS = 40_000
+LEVEL = 1e-3 / 12  # a family of at most twelve chi-square tests each, at 0.1 % together; seeds are fixed
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    return similarity_graph(torch.randn(12, 3, generator=seeded()), k=4, temperature=0.5)
+
+
+def follows(ends: torch.Tensor, probabilities: np.ndarray) -> bool:
+    counts = np.bincount(ends.numpy(), minlength=len(probabilities))
+    possible = probabilities > 1e-12
+    assert counts[~possible].sum() == 0
+    expected = probabilities[possible] / probabilities[possible].sum() * counts.sum()
+    return possible.sum() == 1 or chisquare(counts[possible], expected).pvalue > LEVEL
+
+
+@pytest.mark.parametrize("length", [1, 2, 5])
+def test_ends_follow_the_rows_of_the_power_of_p(graph, length):
+    power = np.linalg.matrix_power(graph.to_dense().double().numpy(), length)
+    starts = torch.arange(12).repeat_interleave(DRAWS)
+    ends = random_walk(graph, starts, length, generator=seeded(length))[:, -1].view(12, DRAWS)
+    assert all(follows(ends[i], power[i]) for i in range(12))
+
+
+def test_restart_follows_its_closed_form(graph):
+    restart, length = 0.3, 4
+    p = graph.to_dense().double().numpy()
+    law = np.eye(12)
+    for _ in range(length):  # each step: home with probability c, else along P
+        law = restart * np.eye(12) + (1 - restart) * law @ p
+    starts = torch.arange(12).repeat_interleave(DRAWS)
+    ends = random_walk(graph, starts, length, restart, seeded(9))[:, -1].view(12, DRAWS)
+    assert all(follows(ends[i], law[i]) for i in range(12))
+
+
+def test_walks_from_different_starts_are_independent(graph):
+    paths = random_walk(graph, torch.tensor([0, 5]).repeat(DRAWS, 1).T.flatten(), 2, generator=seeded(3))
+    a, b = paths[:DRAWS, -1].numpy(), paths[DRAWS:, -1].numpy()
+    p = graph.to_dense().double().numpy()
+    joint = np.outer((p @ p)[0], (p @ p)[5]).flatten()
+    assert follows(torch.from_numpy(a * 12 + b), joint)
+
+
+@st.composite
+def graphs(draw):
+    nodes, slots = draw(st.integers(1, 7)), draw(st.integers(1, 4))
+    neighbors = draw(
+        st.lists(
+            st.lists(st.integers(0, nodes - 1), min_size=slots, max_size=slots, unique=slots <= nodes),
+            min_size=nodes,
+            max_size=nodes,
+        )
+    )
+    weight = st.one_of(st.just(0.0), st.floats(1e-6, 1e6))
+    rows = st.lists(weight, min_size=slots, max_size=slots).filter(lambda row: sum(row) > 0)
+    weights = draw(st.lists(rows, min_size=nodes, max_size=nodes))
+    return Graph(torch.tensor(neighbors), torch.tensor(weights))
+
+
+@settings(max_examples=150, deadline=None)
+@given(graphs(), st.integers(0, 2**31), st.sampled_from([0.0, 0.25, 0.9]))
+def test_every_path_equals_a_scalar_loop_and_takes_no_edge_of_weight_zero(graph, seed, restart):
+    length, nodes = 6, len(graph)
+    u = torch.rand(length, nodes, generator=seeded(seed))
+    u[0, 0], u[1, 0] = 0.0, 1 - 2**-24  # both ends of [0, 1)
+    paths = walk_from_uniforms(graph, torch.arange(nodes), u, restart)
+    for start in range(nodes):
+        node = start
+        for step in range(length):
+            draw = float(u[step, start])
+            expected = {node}
+            if draw < restart:
+                expected = {start}
+            else:
+                below = np.float64(0)
+                weights = graph.weights[node].double().numpy()
+                target = (draw - restart) / (1 - restart) * weights.sum()
+                expected = set()
+                for slot, weight in enumerate(weights):  # a float32 sum may fall on either side of a border
+                    slack = 1e-5 * weights.sum()
+                    if weight > 0 and below - slack <= target <= below + weight + slack:
+                        expected.add(int(graph.neighbors[node, slot]))
+                    below += weight
+            node = int(paths[start, step + 1])
+            assert node in expected
+
+
+def test_a_generator_reproduces_the_walks_and_restart_zero_draws_the_same(graph):
+    starts = torch.arange(12)
+    first = random_walk(graph, starts, 5, generator=seeded(1))
+    assert torch.equal(first, random_walk(graph, starts, 5, generator=seeded(1)))
+    assert not torch.equal(first, random_walk(graph, starts, 5, generator=seeded(2)))
+    assert torch.equal(first[:, 0], starts)
+
+
+def test_rows_need_not_be_normalised(graph):
+    scaled = Graph(graph.neighbors, graph.weights * torch.logspace(-3, 3, 12)[:, None])
+    u = torch.rand(4, 12, generator=seeded())
+    starts = torch.arange(12)
+    assert torch.equal(walk_from_uniforms(scaled, starts, u), walk_from_uniforms(graph, starts, u))
+
+
+def test_pairs_equal_a_loop_over_paths(graph):
+    pairs = sample_pairs(graph, 3, walks=2, generator=seeded(4))
+    paths = random_walk(graph, torch.arange(12).repeat_interleave(2), 3, generator=seeded(4)).tolist()
+    similarity = {
+        (i, j): float(s)
+        for i in range(12)
+        for j, s in zip(graph.neighbors[i].tolist(), graph.similarity[i], strict=True)
+    }
+    for path, anchor, positive, weight in zip(paths, *(column.tolist() for column in pairs), strict=True):
+        assert (anchor, positive) == (path[0], path[-1])
+        product = 1.0
+        for hop in pairwise(path):
+            product *= max(0.0, similarity[hop])
+        assert weight == pytest.approx(0.0 if positive == anchor else product, abs=1e-6)
+    assert len(pairs.anchor) == 24
+    assert any(w == 0 and a == p for a, p, w in zip(*(c.tolist() for c in pairs), strict=True))
+
+
+def test_without_similarities_a_pair_that_left_home_has_weight_one():
+    graph = Graph(torch.tensor([[1], [2], [0]]), torch.ones(3, 1))
+    paths = torch.tensor([[0, 1, 2], [0, 1, 0]])
+    assert path_weight(graph, paths).tolist() == [1.0, 0.0]
+
+
+def test_an_isolated_node_pairs_with_nobody():
+    x = torch.tensor([[1.0, 0.0], [1.0, 0.1], [-1.0, 0.05], [-1.0, 0.0], [0.0, 9.0]])
+    graph = similarity_graph(x, 1, mutual=True)
+    assert graph.neighbors[4].tolist() == [4]
+    pairs = sample_pairs(graph, 3, generator=seeded())
+    assert pairs.weight[4] == 0
+
+
+@pytest.mark.slow
+def test_the_walk_compiles_as_one_graph_and_gives_the_same_paths():
+    # In a process of its own: the shape checks that tests switch on are not made to be compiled.
+    code = """
+import torch
+from sagkit.graph import similarity_graph
+from sagkit.walk import walk_from_uniforms
+torch.manual_seed(0)
+graph, starts, u = similarity_graph(torch.randn(12, 3), k=4), torch.arange(12), torch.rand(3, 12)
+for restart in (0.0, 0.3):
+    plain = walk_from_uniforms(graph, starts, u, restart)
+    compiled = torch.compile(walk_from_uniforms, fullgraph=True, backend="aot_eager")(graph, starts, u, restart)
+    assert torch.equal(plain, compiled)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.gpu
+def test_the_law_is_the_same_on_the_gpu(graph):
+    power = np.linalg.matrix_power(graph.to_dense().double().numpy(), 3)
+    starts = torch.arange(12, device="cuda").repeat_interleave(DRAWS)
+    generator = torch.Generator("cuda").manual_seed(0)
+    ends = random_walk(graph.to("cuda"), starts, 3, generator=generator)[:, -1].cpu().view(12, DRAWS)
+    assert all(follows(ends[i], power[i]) for i in range(12))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda g: random_walk(g, torch.arange(12), 0), "at least 1 step, got 0"),
+        (lambda g: random_walk(g, torch.arange(12), 2, restart=1.0), r"in \[0, 1\), got 1.0"),
+        (lambda g: sample_pairs(g, 2, walks=0), "at least 1, got 0"),
+    ],
+)
+def test_impossible_walks_are_refused(graph, call, words):
+    with pytest.raises(ValueError, match=words):
+        call(graph)
