@@ -1,13 +1,14 @@
 """Every picture of the kit, from arrays only: one palette, one style, readable at slide size.
 
-Each function returns a matplotlib Figure and shows nothing; `save` writes it as SVG and PNG. Colours are Okabe and
-Ito's, which stay apart for colour-blind readers; a highlighted thing also differs in shape or weight. [K]
+Each function returns a Picture, a matplotlib Figure, and shows nothing; `save` writes it as SVG and PNG. Colours are
+Okabe and Ito's, which stay apart for colour-blind readers; a highlighted thing also differs in shape or weight. [K]
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import wraps
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 
@@ -37,6 +38,15 @@ STYLE = {
 }
 
 
+class Picture(Figure):
+    """A matplotlib Figure that a notebook shows without pyplot and its global state."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = BytesIO()
+        self.savefig(buffer, format="png", dpi=STYLE["figure.dpi"], bbox_inches="tight")
+        return buffer.getvalue()
+
+
 def save(figure: Figure, path: str | Path) -> None:
     """Write a figure as `path`.svg and `path`.png; the folder is made if need be."""
     path = Path(path)
@@ -59,7 +69,7 @@ def styled(draw):
 
 
 def _figure(width: float, height: float, columns: int = 1, rows: int = 1, **subplots):
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Picture(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **subplots)
 
 
@@ -77,7 +87,9 @@ def _picture(image) -> np.ndarray:
 
 
 @styled
-def image_grid(images, titles: Sequence[str] | None = None, columns: int = 9, title: str = "", side: float = 1.0):
+def image_grid(
+    images, titles: Sequence[str] | None = None, columns: int = 9, title: str = "", side: float = 1.0
+) -> Picture:
     """Images (N, 3, H, W) in rows of `columns`, each with its own small title of one or more lines."""
     rows = -(-len(images) // columns)
     lines = max((text.count("\n") + 1 for text in titles), default=0) if titles is not None else 0
@@ -125,7 +137,7 @@ def graph_layout(graph, seed: int = 0) -> np.ndarray:
 
 
 @styled
-def graph_figure(graph, xy: np.ndarray, images, title: str = "", zoom: float = 0.75) -> Figure:
+def graph_figure(graph, xy: np.ndarray, images, title: str = "", zoom: float = 0.75) -> Picture:
     """A networkx graph with thumbnails as nodes; an edge is as thick as its transition probability."""
     figure, axes = _figure(8, 6)
     axis = axes[0, 0]
@@ -137,10 +149,10 @@ def graph_figure(graph, xy: np.ndarray, images, title: str = "", zoom: float = 0
 
 
 @styled
-def walk_figure(graph, xy: np.ndarray, images, path: Sequence[int], title: str = "", zoom: float = 0.75) -> Figure:
+def walk_figure(graph, xy: np.ndarray, images, path: Sequence[int], title: str = "", zoom: float = 0.75) -> Picture:
     """One walk: its path in colour on the faint graph, and the images along it in order."""
     path = [int(node) for node in path]
-    figure = Figure(figsize=(9, 6), layout="constrained")
+    figure = Picture(figsize=(9, 6), layout="constrained")
     grid = figure.add_gridspec(1, 2, width_ratios=[5, 1])
     axis = figure.add_subplot(grid[0])
     strip = grid[1].subgridspec(len(path), 1)
@@ -170,7 +182,7 @@ def walk_figure(graph, xy: np.ndarray, images, path: Sequence[int], title: str =
 
 
 @styled
-def scatter(panels: Mapping[str, np.ndarray], labels, names: Sequence[str]) -> Figure:
+def scatter(panels: Mapping[str, np.ndarray], labels, names: Sequence[str]) -> Picture:
     """One panel per embedding (N, 2), points coloured and shaped by label."""
     figure, axes = _figure(4.6 * len(panels), 4.6, len(panels))
     labels = np.asarray(labels)
@@ -188,7 +200,7 @@ def scatter(panels: Mapping[str, np.ndarray], labels, names: Sequence[str]) -> F
 
 
 @styled
-def comparison(figures: Mapping[str, Mapping[str, float]], columns: Sequence[str], titles: Sequence[str]) -> Figure:
+def comparison(figures: Mapping[str, Mapping[str, float]], columns: Sequence[str], titles: Sequence[str]) -> Picture:
     """Methods side by side: one panel per figure of merit, one bar per method, the value at its end."""
     figure, axes = _figure(3.4 * len(columns), 0.5 * len(figures) + 0.9, len(columns), sharey=True)
     methods = list(figures)
@@ -205,7 +217,7 @@ def comparison(figures: Mapping[str, Mapping[str, float]], columns: Sequence[str
 
 
 @styled
-def heatmaps(panels: Mapping[str, np.ndarray], ticks: Sequence[str] = ()) -> Figure:
+def heatmaps(panels: Mapping[str, np.ndarray], ticks: Sequence[str] = ()) -> Picture:
     """Class distance matrices (C, C) side by side, each on its own scale."""
     figure, axes = _figure(4.4 * len(panels), 4.2, len(panels))
     for axis, (title, matrix) in zip(axes[0], panels.items(), strict=True):
@@ -218,7 +230,7 @@ def heatmaps(panels: Mapping[str, np.ndarray], ticks: Sequence[str] = ()) -> Fig
 
 
 @styled
-def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str) -> Figure:
+def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str) -> Picture:
     """Lines (x, y) by name, told apart by colour and marker."""
     figure, axes = _figure(6, 3.4)
     axis = axes[0, 0]

@@ -1,0 +1,92 @@
+"""Tables: intervals by hand, one row per variant, README's tables equal the committed records."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sagkit.record import read_records, record_path, write_record
+from sagkit.report import Summary, fill, groups, main, render, table, to_markdown
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def record(method="vicreg", variant="default", seed=0, knn=0.3, **metrics) -> dict:
+    return {
+        "method": method,
+        "variant": variant,
+        "data": "cifar100",
+        "train_set": "cifar100",
+        "profile": "laptop",
+        "seed": seed,
+        "evaluated_on": "test",
+        "core_seconds": 600.0,
+        "commit": "0123456789abcdef",
+        "processor": "a machine",
+        "config": {"epochs": 5, "threads": 1},
+        "metrics": {"knn": knn, **metrics},
+    }
+
+
+def test_the_interval_is_students_t_over_seeds():
+    summary = Summary.over([0.1, 0.2, 0.3])
+    assert summary.mean == pytest.approx(0.2)
+    assert summary.half_width == pytest.approx(4.302653 * 0.1 / np.sqrt(3), rel=1e-5)  # t(0.975; 2) from a table
+    assert Summary.over([0.1, 0.2]).half_width is None
+    assert summary.show(percent=True) == "20.0 ± 24.8"
+    assert Summary.over([0.1234]).show(percent=False) == "0.123"
+
+
+def test_a_row_is_a_method_and_variant_and_says_what_was_not_measured():
+    records = [record(seed=s, knn=0.3 + s / 100) for s in range(3)]
+    records += [record("sag-vicreg", "queue", seed=0, linear=0.5)]
+    rows = table(records)
+    assert list(rows.index) == ["sag-vicreg (queue)", "vicreg"]
+    assert rows.loc["vicreg", "seeds"] == "3"
+    assert rows.loc["vicreg", "kNN %"] == "31.0 ± 2.5"
+    assert rows.loc["vicreg", "linear %"] == "not measured"
+    assert rows.loc["sag-vicreg (queue)", "linear %"] == "50.0"
+    assert rows.loc["vicreg", "core-min"] == "10.0"
+
+
+def test_a_figure_that_only_some_seeds_have_is_not_averaged_over_those():
+    rows = table([record(seed=0, linear=0.4), record(seed=1)])
+    assert rows.loc["vicreg", "linear %"] == "not measured"
+
+
+def test_filling_replaces_marked_tables_and_nothing_else():
+    text = "before\n<!-- table laptop cifar100 -->\nold\n<!-- /table -->\nafter"
+    filled = fill(text, [record()])
+    assert filled.startswith("before\n<!-- table")
+    assert filled.endswith("<!-- /table -->\nafter")
+    assert "old" not in filled
+    assert to_markdown(table([record()])) in filled
+    assert fill(filled, [record()]) == filled
+
+
+def test_records_are_found_where_they_are_written(tmp_path):
+    path = record_path(tmp_path, "laptop", "/some/where/parts.npz", "vicreg", "queue", 4)
+    assert path == tmp_path / "laptop/parts/vicreg-queue-seed4.json"
+    write_record(path, record())
+    (found,) = read_records(tmp_path)
+    assert found == {**record(), "path": str(path)}
+
+
+def test_no_records_is_said_with_its_remedy(tmp_path):
+    with pytest.raises(SystemExit, match=r"no run records under .*run python -m sagkit.train"):
+        main(results=str(tmp_path))
+    with pytest.raises(ValueError, match="no records of profile 'gpu' on 'cifar100'"):
+        render("gpu", "cifar100", [record()])
+
+
+def test_the_tables_of_the_readme_are_those_of_the_committed_records():
+    records = read_records(ROOT / "figures/results")
+    assert ("laptop", "cifar100") in groups(records)
+    text = (ROOT / "README.md").read_text()
+    assert fill(text, records) == text, "README is stale: run python -m sagkit.report --write README.md"
+
+
+def test_every_published_record_comes_from_a_committed_state():
+    for found in read_records(ROOT / "figures/results"):
+        assert len(found["commit"]) == 40, f"{found['path']} was made by {found['commit']}"
+        assert found["command"].startswith("python -m sagkit.train")
