@@ -1,7 +1,8 @@
 """Checkpoints without pickle: tensors in safetensors, everything else as JSON in its header, written atomically.
 
-A nested state (dicts and lists of tensors and plain values) is flattened to `a/b/0` names and rebuilt on load, so
-loading can never run code. A file is complete or absent: it is written beside its place and then renamed. [K]
+A nested state (dicts and lists of tensors and plain values) is flattened to tensors named by number and path and
+rebuilt on load, so loading can never run code. A file is complete or absent: it is written beside its place and then
+renamed. [K]
 """
 
 from __future__ import annotations
@@ -62,9 +63,13 @@ def write_text(path: str | Path, text: str) -> None:
 
 def _strip(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, torch.Tensor):
+        name = f"{len(tensors)}{name}"  # numbered, so that {"a/b": x, "a": {"b": y}} are two tensors
         tensors[name] = value.detach().cpu().contiguous().clone()
         return {"tensor": name}
     if isinstance(value, dict):  # items as pairs: JSON would turn integer keys into strings
+        for key in value:
+            if not isinstance(key, bool | int | str):
+                raise TypeError(f"cannot store the key {key!r} at {name!r} in a checkpoint")
         return {"dict": [[key, _strip(v, f"{name}/{key}", tensors)] for key, v in value.items()]}
     if isinstance(value, list | tuple):
         return {"list": [_strip(v, f"{name}/{i}", tensors) for i, v in enumerate(value)]}

@@ -112,11 +112,12 @@ def _timm_backbone(name: str, pretrained: bool) -> tuple[nn.Module, int]:
         import timm
     except ImportError:
         raise ValueError(f"encoder 'timm:{name}' needs the package timm: pip install 'sagkit[timm]'") from None
-    if name not in timm.list_models():
+    if not timm.is_model(name):
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)) or "timm.list_models()"
         raise ValueError(f"timm has no backbone {name!r}: did you mean {near}?")
     backbone = timm.create_model(name, pretrained=pretrained, num_classes=0)
-    return backbone, backbone.num_features
+    # Some backbones have a further layer between pooling and head; its width is that of the features.
+    return backbone, getattr(backbone, "head_hidden_size", None) or backbone.num_features
 
 
 def make_projector(feature_width: int, hidden: int, out: int, layers: int = 3) -> nn.Sequential:

@@ -59,7 +59,8 @@ class WalkPairing(nn.Module):
         self.step += 1
         if step % self.every:
             return no_pairs(ha.device)
-        graph = similarity_graph((ha + hb) / 2, self.k, self.kernel, self.temperature, self.mutual)
+        mean = (ha.float() + hb.float()) / 2  # a sum in half precision may overflow
+        graph = similarity_graph(mean, self.k, self.kernel, self.temperature, self.mutual)
         generator = torch.Generator(ha.device).manual_seed(self.seed * 1_000_003 + step)
         return sample_pairs(graph, self.length, self.walks, generator)
 

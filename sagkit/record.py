@@ -23,9 +23,9 @@ PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "lightning
 
 
 def record_path(results, profile: str, train_set: str, method: str, variant: str, seed: int) -> Path:
-    """Where the record of a run lies; `train_set` of a folder or file is its last name."""
+    """Where the record of a run lies; a training set that is a folder or .npz file goes by its last name."""
     name = method if variant == "default" else f"{method}-{variant}"
-    return Path(results) / profile / Path(train_set).stem / f"{name}-seed{seed}.json"
+    return Path(results) / profile / Path(train_set).name.removesuffix(".npz") / f"{name}-seed{seed}.json"
 
 
 def write_record(path: Path, record: dict) -> None:
