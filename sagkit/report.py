@@ -9,6 +9,7 @@ Intervals are Student's t over seeds at 95 %, given from three seeds on; they sp
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from dataclasses import dataclass
@@ -109,10 +110,32 @@ def render(profile: str, train_set: str, records: list[dict]) -> str:
     return f"{to_markdown(table(chosen))}\n\n{caption(chosen)}"
 
 
-def fill(text: str, records: list[dict]) -> str:
-    """Replace what stands between `<!-- table PROFILE TRAIN_SET -->` and `<!-- /table -->` by that table."""
-    marker = re.compile(r"(<!-- table (\S+) (\S+) -->\n).*?(\n<!-- /table -->)", re.DOTALL)
-    return marker.sub(lambda m: m[1] + render(m[2], m[3], records) + m[4], text)
+def speed(found: dict) -> str:
+    """The training benchmark as Markdown: pairs per second of each contestant, and the parts of our step."""
+    rates, ratios = found["pairs_per_second"], found["ratio_to_lightly"]
+    race = pd.DataFrame({"pairs/s": rates, "times lightly": ratios}).rename_axis(f"batch {found['batch_size']}")
+    shares = pd.DataFrame({k: f"{v:.1%}" for k, v in found["share_of_step"].items()}, index=["share"])
+    shares = shares.rename_axis("our step, laptop profile")
+    made = (
+        f"{found['processor']}, {found['threads']} threads, {found['encoder']}, {found['data']}; `{found['command']}`"
+    )
+    return f"{to_markdown(race)}\n\n{to_markdown(shares)}\n\n{made}; made at {found['commit'][:9]}."
+
+
+def fill(text: str, records: list[dict], bench: dict | None = None) -> str:
+    """Set the tables between `<!-- table PROFILE TRAIN_SET -->`, or `<!-- bench -->`, and `<!-- /table -->`."""
+    table_of = re.compile(r"(<!-- table (\S+) (\S+) -->\n).*?(\n<!-- /table -->)", re.DOTALL)
+    text = table_of.sub(lambda m: m[1] + render(m[2], m[3], records) + m[4], text)
+    if bench is None:
+        return text
+    bench_of = re.compile(r"(<!-- bench -->\n).*?(\n<!-- /table -->)", re.DOTALL)
+    return bench_of.sub(lambda m: m[1] + speed(bench) + m[2], text)
+
+
+def read_bench(results) -> dict | None:
+    """The record of `make bench`, if there is one."""
+    path = Path(results) / "bench/training.json"
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def rewrite_metrics(records: list[dict], data_root: str | None = None) -> None:
@@ -153,7 +176,7 @@ def main(results: str = "figures/results", write: str = "", reevaluate: bool = F
     for profile, train_set in sorted(groups(records)):
         print(f"{profile} / {train_set}\n\n{render(profile, train_set, records)}\n")
     if write:
-        write_text(write, fill(Path(write).read_text(), records))
+        write_text(write, fill(Path(write).read_text(), records, read_bench(results)))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from sagkit.pairing import WalkPairing
 from sagkit.record import load_encoder, provenance, record_path, save_encoder, write_record
 
 READOUT_BANK, READOUT_QUERIES = 5000, 1000
-logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # else every fit announces its precision
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # else every fit announces its precision
 
 
 @dataclass

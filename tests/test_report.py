@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sagkit.record import read_records, record_path, write_record
-from sagkit.report import Summary, fill, groups, main, render, table, to_markdown
+from sagkit.report import Summary, fill, groups, main, read_bench, render, table, to_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -83,7 +83,9 @@ def test_the_tables_of_the_readme_are_those_of_the_committed_records():
     records = read_records(ROOT / "figures/results")
     assert ("laptop", "cifar100") in groups(records)
     text = (ROOT / "README.md").read_text()
-    assert fill(text, records) == text, "README is stale: run python -m sagkit.report --write README.md"
+    assert fill(text, records, read_bench(ROOT / "figures/results")) == text, (
+        "README is stale: run python -m sagkit.report --write README.md"
+    )
 
 
 def test_every_published_record_comes_from_a_committed_state():
