@@ -51,10 +51,8 @@ def save(figure: Figure, path: str | Path) -> None:
     """Write a figure as `path`.svg and `path`.png; the folder is made if need be."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for suffix in (".svg", ".png"):
-        figure.savefig(
-            path.with_suffix(suffix), bbox_inches="tight", metadata={"Date": None} if suffix == ".svg" else {}
-        )
+    for suffix in (".png", ".svg"):
+        figure.savefig(path.with_suffix(suffix), bbox_inches="tight")
 
 
 def styled(draw):
