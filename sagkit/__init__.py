@@ -13,12 +13,12 @@ One letter, one meaning, in every signature and comment:
 
 The house, in the order data flows through it; a module imports only from rows above its own:
 
-    data shapes augment model graph loss* hierarchy metrics timing   import nothing of sagkit (*walk's Pairs)
+    shapes decode augment model graph hierarchy metrics timing plots   import nothing of sagkit
+    data         every image source as one ImageSet            loss       the terms and their sums (walk's Pairs)
     walk         random walks on a graph, and pairs            pairing    graph + walk, the drop-in module
     methods      one training objective per method             optim, checkpoint, config    what a run needs
     evaluate     every figure of an encoder                    record     run records and stored encoders
     train        fit, resume, the command line                 report     tables from records
-    plots        figures from arrays
 
 Importing sagkit loads torch and jaxtyping's annotations, nothing else.
 """

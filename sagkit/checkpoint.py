@@ -38,7 +38,7 @@ def load_state(path: str | Path) -> Any:
         with safe_open(path, framework="pt", device="cpu") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             return _fill(json.loads(file.metadata()["skeleton"]), tensors)
-    except FileNotFoundError:
+    except OSError:
         raise
     except Exception as error:
         raise ValueError(f"{path} is not a complete sagkit checkpoint ({error}): delete it to start afresh") from None
@@ -58,7 +58,7 @@ def write_atomically(path: str | Path, write) -> None:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file atomically."""
-    write_atomically(path, lambda draft: Path(draft).write_text(text))
+    write_atomically(path, lambda draft: Path(draft).write_text(text, encoding="utf-8"))
 
 
 def _strip(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:

@@ -6,7 +6,8 @@
     shared    P_ij ~ |N(i) n N(j)| / |N(i) u N(j)|,     N(i) = i and its K neighbours
 
 Sources: [S] a similarity graph within the batch, cosine named, pairs from "shared neighbours and partial overlaps";
-[R] the self-tuned gaussian is SpectralNet's; [K] everything else: centring, K, no self loop, the mutual filter.
+[R] the self-tuned gaussian is SpectralNet's; [K] everything else: centring, K, no self loop, that N(i) contains i, the
+mutual filter.
 An (N, N) matrix is never formed: similarities are computed `chunk` rows at a time and only K of them are kept.
 """
 
@@ -109,7 +110,7 @@ def similarity_graph(
 
 def centre_and_normalize(x: Float[Tensor, "N F"]) -> Float[Tensor, "N F"]:
     """Rows minus their mean, scaled to unit length (a row at the mean stays 0)."""
-    x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    x = x if x.dtype in (torch.float32, torch.float64) else x.float()
     return F.normalize(x - x.mean(dim=0), dim=1)
 
 
@@ -152,7 +153,7 @@ def _shared_logits(neighbors, similarity, temperature):
     for slot in range(neighbors.shape[1]):  # (N, K+1, K+1) per slot rather than (N, K, K+1, K+1) at once
         other = sets[neighbors[:, slot]]
         overlap[:, slot] = (sets[:, :, None] == other[:, None, :]).sum(dim=(1, 2))
-    return (overlap / (2 * sets.shape[1] - overlap)).log()  # no overlap: weight 0
+    return (overlap / (2 * sets.shape[1] - overlap)).log()
 
 
 _KERNELS = {"cosine": _cosine_logits, "gaussian": _gaussian_logits, "shared": _shared_logits}

@@ -53,8 +53,11 @@ def covariance(z: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
     times the diagonal one; for float32 that is a mean squared correlation of about 1e-7.
     """
     rows, columns = z.shape
-    centred = z - z.mean(dim=0)
-    gram = centred.T @ centred if columns <= rows else centred @ centred.T
+    # Under autocast the products would be bfloat16, and the diagonal would no longer cancel.
+    with torch.autocast(z.device.type, enabled=False):
+        z = z.to(torch.promote_types(z.dtype, torch.float32))
+        centred = z - z.mean(dim=0)
+        gram = centred.T @ centred if columns <= rows else centred @ centred.T
     diagonal = centred.square().sum(dim=0)  # (D,)
     return (gram.square().sum() - diagonal.square().sum()) / ((rows - 1) ** 2 * columns)
 

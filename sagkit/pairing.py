@@ -30,7 +30,7 @@ class WalkPairing(nn.Module):
         every: build graph and pairs at every m-th call only; the calls between return no pairs.
         seed: of the walks; every process of a distributed run needs the same.
 
-    The module has no parameters. Its one buffer counts calls and belongs in the checkpoint.
+    The module has no parameters. Its state dict holds the number of calls so far and belongs in the checkpoint.
     """
 
     def __init__(
@@ -50,13 +50,12 @@ class WalkPairing(nn.Module):
         self.k, self.length, self.walks = k, length, walks
         self.temperature, self.kernel, self.mutual = temperature, kernel, mutual
         self.every, self.seed = every, seed
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64, device="cpu"))
+        self.step = 0  # calls so far
 
     @torch.no_grad()
     def forward(self, ha: Float[Tensor, "B F"], hb: Float[Tensor, "B F"]) -> Pairs:
         """Pairs among the B images from the two views' features; no gradient flows into the choice."""
-        step = int(self.step)
-        self.step += 1
+        step, self.step = self.step, self.step + 1
         if step % self.every:
             return no_pairs(ha.device)
         mean = (ha.float() + hb.float()) / 2  # a sum in half precision may overflow
@@ -64,11 +63,13 @@ class WalkPairing(nn.Module):
         generator = torch.Generator(ha.device).manual_seed(self.seed * 1_000_003 + step)
         return sample_pairs(graph, self.length, self.walks, generator)
 
-    def _apply(self, fn, recurse=True):
-        # The call counter is read on the host at every step: kept on the CPU it costs no device sync.
-        super()._apply(fn, recurse)
-        self.step = self.step.cpu()
-        return self
+    # The counter travels in the state dict as a plain number: a buffer would follow the module to the GPU, and
+    # reading it there would make every step wait for the device.
+    def get_extra_state(self) -> int:
+        return self.step
+
+    def set_extra_state(self, state: int) -> None:
+        self.step = state
 
     def extra_repr(self) -> str:
         return f"k={self.k}, length={self.length}, walks={self.walks}, kernel={self.kernel!r}, mutual={self.mutual}"

@@ -14,15 +14,19 @@ import torch
 
 
 class Stopwatch:
-    """Accumulates seconds under names: `with watch("walk"): ...`, then `watch.read()`."""
+    """Accumulates seconds under names: `with watch("walk"): ...`, then `watch.read()`.
 
-    def __init__(self):
+    cuda: whether the timed work runs on a CUDA device; may be set later.
+    """
+
+    def __init__(self, cuda: bool = False):
+        self.cuda = cuda
         self._seconds: dict[str, float] = defaultdict(float)
         self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
 
     @contextmanager
     def __call__(self, name: str):
-        if torch.cuda.is_available():
+        if self.cuda:
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             begin.record()
             yield

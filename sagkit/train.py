@@ -143,6 +143,7 @@ class Trainer:
         encoder = make_encoder(config.encoder, *channel_statistics(train.images))
         gather = only_process if fabric.world_size == 1 else _gather_through(fabric)
         self.method = build_method(config, encoder, gather).to(memory_format=torch.channels_last)
+        self.method.watch.cuda = fabric.device.type == "cuda"
         optimizer = make_optimizer(config.optimizer, self.method, config.weight_decay)
         self.module, self.optimizer = fabric.setup(self.method, optimizer)
         self.steps_per_epoch = len(train) // config.batch_size

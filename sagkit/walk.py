@@ -48,14 +48,16 @@ def walk_from_uniforms(
 
     A slot of weight 0 is never taken: its interval of the cumulative sum is empty.
     """
-    cdf = graph.weights.cumsum(dim=1)
+    # A parallel scan (CUDA) may round the sum differently on either side of a slot of weight 0: its interval is closed.
+    cdf = graph.weights.cumsum(dim=1).masked_fill(graph.weights == 0, 0).cummax(dim=1).values
     cdf = cdf / cdf[:, -1:]  # the last entry becomes exactly 1, so that u < 1 always finds a slot
+    below_one = 1 - torch.finfo(u.dtype).eps / 2
     node, path = starts, [starts]
     for step in range(u.shape[0]):
         draw = u[step]
-        forward = ((draw - restart) / (1 - restart)).clamp(min=0) if restart else draw
+        # Rescaled uniforms may round up to 1, which lies past the last slot: kept at the largest float below it.
+        forward = ((draw - restart) / (1 - restart)).clamp(0, below_one) if restart else draw
         slot = (forward[:, None] >= cdf[node]).sum(dim=1)  # (S,)
-        slot = slot.clamp(max=cdf.shape[1] - 1)  # rescaled uniforms may round up to 1
         ahead = graph.neighbors[node, slot]
         node = torch.where(draw < restart, starts, ahead) if restart else ahead
         path.append(node)

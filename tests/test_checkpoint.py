@@ -148,6 +148,13 @@ def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path, error):
     assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
 
 
+def test_a_reader_of_the_old_file_is_not_disturbed(tmp_path):
+    write_text(tmp_path / "t.md", "old")
+    with open(tmp_path / "t.md") as reader:
+        write_text(tmp_path / "t.md", "new")
+        assert reader.read() == "old"  # renamed over, never written into
+
+
 def test_text_is_written_whole_and_replaces_the_old(tmp_path):
     for text in ("old", "new, with signs: ± × é"):
         write_text(tmp_path / "t.md", text)

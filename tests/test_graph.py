@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from sagkit.graph import is_mutual, similarity_graph
+from sagkit.graph import KERNELS, Graph, is_mutual, similarity_graph
 
 N, K = 40, 5
 
@@ -157,3 +159,35 @@ def test_the_graph_is_the_same_on_the_gpu(features):
     here, there = similarity_graph(features, K), similarity_graph(features.cuda(), K)
     assert torch.equal(here.neighbors, there.neighbors.cpu())
     torch.testing.assert_close(here.weights, there.weights.cpu(), atol=1e-5, rtol=1e-4)
+
+
+rows_of_small_integers = st.integers(2, 9).flatmap(
+    lambda n: st.lists(st.lists(st.integers(-2, 2).map(float), min_size=3, max_size=3), min_size=n, max_size=n)
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(rows_of_small_integers, st.integers(1, 8), st.sampled_from(KERNELS), st.booleans())
+def test_every_graph_is_stochastic_whatever_ties_duplicates_and_zero_rows(rows, k, kernel, mutual):
+    x, k = torch.tensor(rows), min(k, len(rows) - 1)
+    graph = similarity_graph(x, k, kernel, mutual=mutual)
+    assert (graph.weights >= 0).all()
+    torch.testing.assert_close(graph.weights.sum(dim=1), torch.ones(len(x)))
+    assert graph.similarity.abs().max() <= 1
+    for i, row in enumerate(graph.neighbors.tolist()):
+        alone = set(row) == {i}
+        assert alone or (i not in row and len(set(row)) == k)
+        assert mutual or not alone
+
+
+def test_temperature_runs_from_the_nearest_to_uniform():
+    x = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
+    sharp, flat = similarity_graph(x, 4, temperature=1e-6), similarity_graph(x, 4, temperature=1e6)
+    torch.testing.assert_close(sharp.weights, torch.eye(4)[0].repeat(30, 1))
+    torch.testing.assert_close(flat.weights, torch.full((30, 4), 0.25))
+
+
+def test_dense_adds_up_slots_that_lead_to_the_same_node():
+    graph = Graph(torch.tensor([[1, 1], [0, 1]]), torch.tensor([[0.25, 0.75], [0.5, 0.5]]))
+    assert graph.to_dense().tolist() == [[0, 1], [0.5, 0.5]]
+    assert graph.to_scipy().toarray().tolist() == [[0, 1], [0.5, 0.5]]

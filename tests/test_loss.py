@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.autograd import gradcheck
 
 from sagkit.loss import covariance, invariance, sag_vicreg_loss, variance, vicreg_loss, walk_term
 from sagkit.walk import Pairs, no_pairs
@@ -129,13 +130,6 @@ def test_no_pairs_give_no_pull():
     torch.testing.assert_close(sag_vicreg_loss(x, y, no_pairs(), alpha=0.5).total, vicreg_loss(x, y).total)
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(5, 3), (3, 5)])
-def test_gradients_pass_a_finite_difference_check(rows, columns):
-    x, y = projections(rows, columns)
-    pairs = some_pairs(rows, 6)
-    assert torch.autograd.gradcheck(lambda a, b: sag_vicreg_loss(a, b, pairs, alpha=0.7).total, (x, y))
-
-
 @pytest.mark.parametrize(
     ("rows", "alpha", "keep", "words"),
     [(1, 0.1, True, "at least 2 rows, got 1"), (4, -0.1, True, "got -0.1"), (4, 1.5, False, r"in \[0, 1\], got 1.5")],
@@ -144,3 +138,48 @@ def test_what_cannot_be_is_refused(rows, alpha, keep, words):
     z = torch.randn(rows, 3)
     with pytest.raises(ValueError, match=words):
         sag_vicreg_loss(z, z, no_pairs(), alpha, keep)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(4, 7), (7, 4)])
+def test_gradients_agree_with_finite_differences(rows, columns):
+    x, y = projections(rows, columns)
+    pairs = some_pairs(rows, 9)
+    assert gradcheck(lambda a, b: vicreg_loss(a, b).total, (x, y))
+    for keep in (True, False):
+        assert gradcheck(lambda a, b, keep=keep: sag_vicreg_loss(a, b, pairs, 0.4, keep).total, (x, y))
+
+
+@pytest.mark.parametrize(("rows", "columns"), SIZES)
+def test_float32_gradients_are_close_to_float64(rows, columns):
+    x, y = projections(rows, columns)
+    single = [z.detach().float().requires_grad_() for z in (x, y)]
+    expected = gradients(authors(x, y), x, y)
+    for ours, reference in zip(gradients(vicreg_loss(*single).total, *single), expected, strict=True):
+        torch.testing.assert_close(ours.double(), reference, rtol=1e-4, atol=2e-6 * float(reference.abs().max()))
+
+
+def test_own_pairs_are_the_invariance_term_to_the_last_bit_where_nothing_rounds():
+    x, y = (torch.randint(-8, 9, (32, 16), generator=torch.Generator().manual_seed(i)).float() for i in (0, 1))
+    pairs = Pairs(torch.arange(32), torch.arange(32), torch.ones(32))
+    assert torch.equal(walk_term(x, y, pairs), invariance(x, y))
+
+
+def test_covariance_of_uncorrelated_columns_vanishes_in_float32():
+    walsh = torch.ones(1, 1)  # Walsh functions: orthogonal, of mean 0, variance 1
+    for _ in range(8):
+        walsh = torch.cat([torch.cat([walsh, walsh], 1), torch.cat([walsh, -walsh], 1)])
+    z = (walsh[:, 1:65] + 3).requires_grad_()
+    value = covariance(z)
+    value.backward()
+    assert abs(value.item()) < 1e-6
+    assert z.grad.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("rows", [256, 24])
+def test_autocast_around_the_loss_does_not_touch_its_precision(rows):
+    x, y = projections(rows, 48, dtype=torch.float32)
+    outside = vicreg_loss(x, y)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = vicreg_loss(x, y)
+    for name, term in outside.terms.items():
+        assert inside.terms[name].item() == pytest.approx(term.item(), rel=1e-5), name

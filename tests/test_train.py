@@ -90,8 +90,8 @@ def test_a_checkpoint_of_another_configuration_is_not_continued(tmp_path, images
         patched.setattr(training.Trainer, "save", save_then_die)
         with pytest.raises(KeyboardInterrupt):
             fit(config, *images, progress=False)
-    with pytest.raises(ValueError, match=r"lr 0.001 -> 0.01"):
-        fit(replace(config, lr=0.01), *images, progress=False)
+    with pytest.raises(ValueError, match=r"lr 0.01 -> 0.5"):
+        fit(replace(config, lr=0.5), *images, progress=False)
 
 
 def test_the_record_holds_what_the_stored_encoder_scores(tmp_path, images):

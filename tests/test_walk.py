@@ -191,3 +191,22 @@ def test_the_law_is_the_same_on_the_gpu(graph):
 def test_impossible_walks_are_refused(graph, call, words):
     with pytest.raises(ValueError, match=words):
         call(graph)
+
+
+@pytest.mark.parametrize(
+    "weights", [(0.0, 0.3, 0.7), (0.3, 0.0, 0.7), (0.3, 0.7, 0.0), (0.0, 1.0, 0.0), (0.1, 0.2, 0.0)]
+)
+@pytest.mark.parametrize("restart", [0.0, 0.22, 0.35, 0.48, 0.9])
+def test_an_edge_of_weight_zero_is_never_taken(weights, restart):
+    graph = Graph(torch.tensor([[1, 2, 3]] * 4), torch.tensor([weights] * 4))
+    borders = [restart, 0.3, 0.7, *(1 - i * 2**-24 for i in range(1, 20))]  # 1 - 2^-24: the largest torch.rand gives
+    u = torch.cat([torch.tensor(borders), torch.rand(10_000, generator=torch.Generator().manual_seed(0))])
+    ends = walk_from_uniforms(graph, torch.zeros(len(u), dtype=torch.int64), u[None], restart)[:, 1]
+    assert set(ends.tolist()) - {0} == {node for node, w in zip((1, 2, 3), weights, strict=True) if w > 0}
+
+
+def test_walks_leave_the_global_generator_alone():
+    graph = similarity_graph(torch.randn(12, 3, generator=torch.Generator().manual_seed(0)), 4)
+    state = torch.get_rng_state()
+    random_walk(graph, torch.arange(12), 3, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(torch.get_rng_state(), state)
