@@ -128,7 +128,12 @@ def make_projector(feature_width: int, hidden: int, out: int, layers: int = 3) -
         hidden: width of the inner layers.
         out: D.
         layers: number of linear maps, at least 1.
+
+    Raises:
+        ValueError: for fewer than one layer.
     """
+    if layers < 1:
+        raise ValueError(f"a projector needs at least 1 layer, got {layers}")
     widths = [feature_width, *([hidden] * (layers - 1))]
     inner = [
         module

@@ -27,7 +27,7 @@ def make_optimizer(name: str, module: nn.Module, weight_decay: float) -> torch.o
         weight_decay: of weight matrices and kernels, at least 0.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name, or LARS without weight decay (lightly's then adapts nothing).
     """
     trainable = [p for p in module.parameters() if p.requires_grad]
     groups = [
@@ -36,6 +36,8 @@ def make_optimizer(name: str, module: nn.Module, weight_decay: float) -> torch.o
     ]
     groups = [group for group in groups if group["params"]]
     if name == "lars":
+        if weight_decay <= 0:
+            raise ValueError(f"lars adapts decayed weights only, got weight_decay={weight_decay}: use 1e-4, or sgd")
         from lightly.utils.lars import LARS  # here, because importing lightly takes seconds
 
         return LARS(groups, lr=0.1, momentum=0.9)

@@ -95,3 +95,8 @@ def test_the_schedule_without_warmup_starts_at_the_peak_and_scales_with_the_batc
     assert learning_rate(0, steps=5, warmup=0, base=0.2, batch_size=256) == pytest.approx(0.2)
     assert learning_rate(0, steps=5, warmup=0, base=0.2, batch_size=64) == pytest.approx(0.05)
     assert learning_rate(0, steps=1, warmup=1, base=0.2, batch_size=256) == pytest.approx(0.2)
+
+
+def test_lars_without_weight_decay_is_refused_because_it_would_be_plain_sgd():
+    with pytest.raises(ValueError, match=r"got weight_decay=0.0: use 1e-4"):
+        make_optimizer("lars", network(), 0.0)
