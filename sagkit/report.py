@@ -49,19 +49,18 @@ class Summary:
         half = None if n < 3 else float(student.ppf(0.975, n - 1) * series.std(ddof=1) / n**0.5)
         return cls(float(series.mean()), half)
 
-    def show(self, percent: bool) -> str:
-        """As text: `12.3 ± 0.4` for per cent, `0.123 ± 0.004` otherwise."""
+    def show(self, percent: bool, signed: bool = False) -> str:
+        """As text: `12.3 ± 0.4` for per cent, `0.123 ± 0.004` otherwise; differences with their sign."""
         scale, digits = (100, 1) if percent else (1, 3)
         spread = "" if self.half_width is None else f" ± {scale * self.half_width:.{digits}f}"
-        return f"{scale * self.mean:.{digits}f}{spread}"
+        return f"{scale * self.mean:{'+' if signed else ''}.{digits}f}{spread}"
 
 
 def table(records: list[dict]) -> pd.DataFrame:
     """One row per method and variant of records that share profile and training set; text cells."""
     rows = defaultdict(list)
     for record in records:
-        name = record["method"] if record["variant"] == "default" else f"{record['method']} ({record['variant']})"
-        rows[name].append(record)
+        rows[_name(record)].append(record)
     shown = {}
     for name, runs in sorted(rows.items(), key=lambda item: (item[1][0]["config"]["epochs"] > 0, item[0])):
         cells = {"seeds": str(len(runs)), "epochs": str(runs[0]["config"]["epochs"])}
@@ -71,6 +70,30 @@ def table(records: list[dict]) -> pd.DataFrame:
             cells[title] = Summary.over(values).show(key in PERCENT) if len(values) == len(runs) else "not measured"
         shown[name] = cells
     return pd.DataFrame.from_dict(shown, orient="index").rename_axis("method")
+
+
+def differences(records: list[dict], baseline: str = "vicreg") -> pd.DataFrame:
+    """Each row of the table minus the baseline, paired by seed, which fixes weights, image order and views alike."""
+    plain = {r["seed"]: r for r in records if (r["method"], r["variant"]) == (baseline, "default")}
+    rows = defaultdict(list)
+    for record in records:
+        trained = record["config"]["epochs"] > 0
+        if trained and record["seed"] in plain and record is not plain[record["seed"]]:
+            rows[_name(record)].append(record)
+    shown = {}
+    for name, runs in sorted(rows.items()):
+        cells = {"seeds": str(len(runs))}
+        for key, title in COLUMNS.items():
+            pairs = [(r["metrics"].get(key), plain[r["seed"]]["metrics"].get(key)) for r in runs]
+            known = all(None not in pair for pair in pairs)
+            change = [a - b for a, b in pairs] if known else []
+            cells[title] = Summary.over(change).show(key in PERCENT, signed=True) if known else "not measured"
+        shown[f"{name} − {baseline}"] = cells
+    return pd.DataFrame.from_dict(shown, orient="index").rename_axis("difference, paired by seed")
+
+
+def _name(record: dict) -> str:
+    return record["method"] if record["variant"] == "default" else f"{record['method']} ({record['variant']})"
 
 
 def groups(records: list[dict]) -> dict[tuple[str, str], list[dict]]:
@@ -107,7 +130,9 @@ def render(profile: str, train_set: str, records: list[dict]) -> str:
     chosen = groups(records).get((profile, train_set))
     if not chosen:
         raise ValueError(f"no records of profile {profile!r} on {train_set!r}: run python -m sagkit.train first")
-    return f"{to_markdown(table(chosen))}\n\n{caption(chosen)}"
+    change = differences(chosen)
+    paired = f"{to_markdown(change)}\n\n" if len(change) else ""
+    return f"{to_markdown(table(chosen))}\n\n{paired}{caption(chosen)}"
 
 
 def speed(found: dict) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sagkit.record import read_records, record_path, write_record
-from sagkit.report import Summary, fill, groups, main, read_bench, render, table, to_markdown
+from sagkit.report import Summary, differences, fill, groups, main, read_bench, render, table, to_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,6 +52,17 @@ def test_a_row_is_a_method_and_variant_and_says_what_was_not_measured():
 def test_a_figure_that_only_some_seeds_have_is_not_averaged_over_those():
     rows = table([record(seed=0, linear=0.4), record(seed=1)])
     assert rows.loc["vicreg", "linear %"] == "not measured"
+
+
+def test_a_difference_is_paired_by_seed_and_keeps_its_sign():
+    shift = {0: 0.0, 1: 0.1, 2: -0.1}  # seeds differ much, methods little
+    records = [record(seed=s, knn=0.5 + d) for s, d in shift.items()]
+    records += [record("sag-vicreg", seed=s, knn=0.5 + d - 0.01 - 0.001 * s) for s, d in shift.items()]
+    records += [record("sag-vicreg", seed=9, knn=0.9), {**record(variant="random"), "config": {"epochs": 0}}]
+    rows = differences(records)
+    assert list(rows.index) == ["sag-vicreg − vicreg"]
+    assert rows.loc["sag-vicreg − vicreg", "seeds"] == "3"
+    assert rows.loc["sag-vicreg − vicreg", "kNN %"] == "-1.1 ± 0.2"  # t(0.975; 2) 0.1 / sqrt 3 = 0.248
 
 
 def test_filling_replaces_marked_tables_and_nothing_else():
