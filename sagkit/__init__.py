@@ -18,7 +18,8 @@ The house, in the order data flows through it; a module imports only from rows a
     walk         random walks on a graph, and pairs            pairing    graph + walk, the drop-in module
     methods      one training objective per method             optim, checkpoint, config    what a run needs
     evaluate     every figure of an encoder                    record     run records and stored encoders
-    train        fit, resume, the command line                 report     tables from records
+    trainer      the state of a run, epoch by epoch            train      fit, evaluate, record; the command line
+    report       tables from records
 
 Importing sagkit loads torch and jaxtyping's annotations, nothing else.
 """

@@ -27,7 +27,7 @@ from sagkit.config import configure
 from sagkit.data import ImageSet, load_images, shapes
 from sagkit.model import make_encoder
 from sagkit.record import provenance, write_record
-from sagkit.train import Trainer
+from sagkit.trainer import Trainer
 
 ENCODER, BATCH, WARMUP_STEPS = "resnet10-w16", 512, 2
 

@@ -1,0 +1,194 @@
+"""The state of a run between epochs: model, optimiser, schedule position, log and clock, and how it is kept.
+
+Randomness is a pure function of (seed, what for, step or epoch), so that a resumed run needs no generator state: the
+checkpoint at the end of each epoch holds weights, optimiser and the clock, and the rest follows from the epoch's
+number. [K]
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+
+from sagkit.augment import Augmentation, channel_statistics, two_views
+from sagkit.checkpoint import load_state, save_state
+from sagkit.config import Config
+from sagkit.data import ImageSet
+from sagkit.methods import METHODS, SAGVICReg, VICReg, only_process
+from sagkit.model import Encoder, make_encoder, make_projector
+from sagkit.optim import learning_rate, make_optimizer
+from sagkit.pairing import WalkPairing
+from sagkit.record import record_path
+
+# Fields that may differ between a checkpoint and the run that continues it: they do not change what is computed.
+FREE_FIELDS = {"threads", "results", "runs", "data_root", "readout_every", "probe", "accelerator"}
+
+
+@dataclass
+class Clock:
+    """Cost of training so far, over all resumptions; evaluation is not in it."""
+
+    core_seconds: float = 0.0
+    seconds: float = 0.0
+    images: int = 0
+    parts: dict[str, float] = field(default_factory=dict)
+
+    def add(self, core_seconds: float, seconds: float, images: int, parts: dict[str, float]) -> None:
+        """Add one epoch's cost."""
+        self.core_seconds += core_seconds
+        self.seconds += seconds
+        self.images += images
+        for name, value in parts.items():
+            self.parts[name] = self.parts.get(name, 0.0) + value
+
+
+def stream(seed: int, purpose: str, index: int = 0, device="cpu") -> torch.Generator:
+    """The generator for one purpose at one step or epoch: the same numbers however often a run was interrupted."""
+    mixed = zlib.crc32(f"{seed}/{purpose}/{index}".encode())
+    return torch.Generator(device).manual_seed(mixed)
+
+
+def build_method(config: Config, encoder: Encoder, gather=only_process) -> VICReg:
+    """The method of a configuration around an encoder.
+
+    Raises:
+        ValueError: for an unknown method.
+    """
+    if config.method not in METHODS:
+        raise ValueError(f"unknown method {config.method!r}: choose one of {', '.join(METHODS)}")
+    projector = make_projector(
+        encoder.feature_width, config.projector_hidden, config.projector_out, config.projector_layers
+    )
+    terms = {"sim": config.sim, "var": config.var, "cov": config.cov, "gather": gather}
+    if config.method == "vicreg":
+        return VICReg(encoder, projector, **terms)
+    pairing = WalkPairing(
+        config.k,
+        config.length,
+        config.walks,
+        config.temperature,
+        config.kernel,
+        config.mutual,
+        config.every,
+        config.seed,
+    )
+    ramp = {"start": config.walk_start * config.epochs, "warmup": config.walk_warmup * config.epochs}
+    return SAGVICReg(encoder, projector, pairing=pairing, alpha=config.alpha, keep=config.keep, **ramp, **terms)
+
+
+class Trainer:
+    """The state of a run between epochs: model, optimiser, log and clock, and where they are kept."""
+
+    def __init__(self, config: Config, fabric: Fabric, train: ImageSet):
+        self.config, self.fabric, self.train = config, fabric, train
+        self.path = record_path(config.results, config.profile, config.data, config.method, config.variant, config.seed)
+        self.checkpoint = Path(config.runs) / self.path.relative_to(config.results).with_suffix(".safetensors")
+        self.images = train.images.to(fabric.device)
+        self.augmentation = Augmentation(size=config.view_size, crop_scale=(config.crop_min, 1.0), blur=config.blur)
+        encoder = make_encoder(config.encoder, *channel_statistics(train.images))
+        gather = only_process if fabric.world_size == 1 else _gather_through(fabric)
+        self.method = build_method(config, encoder, gather).to(memory_format=torch.channels_last)
+        self.method.watch.cuda = fabric.device.type == "cuda"
+        optimizer = make_optimizer(config.optimizer, self.method, config.weight_decay)
+        self.module, self.optimizer = fabric.setup(self.method, optimizer)
+        self.steps_per_epoch = len(train) // config.batch_size
+        self.epoch, self.log, self.clock = 0, [], Clock()
+
+    def run_epoch(self, bar) -> None:
+        """One pass over the training images in an order drawn from (seed, epoch); the last odd batch is dropped."""
+        config, fabric, cost = self.config, self.fabric, (time.process_time(), time.perf_counter())
+        order = torch.randperm(len(self.train), generator=stream(config.seed, "order", self.epoch))
+        share = config.batch_size // fabric.world_size
+        self.module.train()
+        sums: dict[str, torch.Tensor] = {}
+        for i in range(self.steps_per_epoch):
+            first = i * config.batch_size + fabric.global_rank * share
+            terms = self.step(self.epoch * self.steps_per_epoch + i, order[first : first + share])
+            sums = {name: sums.get(name, 0) + value for name, value in terms.items()}
+            bar.update()
+        means = {name: float(total) / self.steps_per_epoch for name, total in sums.items()}
+        if not all(map(torch.isfinite, map(torch.as_tensor, means.values()))):
+            raise ValueError(
+                f"the loss of epoch {self.epoch + 1} is not finite ({means}): lower lr = {config.lr}; "
+                f"the checkpoint of the epoch before is kept at {self.checkpoint}"
+            )
+        self.clock.add(
+            time.process_time() - cost[0],
+            time.perf_counter() - cost[1],
+            self.steps_per_epoch * config.batch_size,
+            self.method.watch.read(),
+        )
+        self.epoch += 1
+        self.log.append({"epoch": self.epoch, **means})
+
+    def step(self, step: int, index: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One optimiser step on the images at `index`; returns the detached loss terms."""
+        config, watch = self.config, self.method.watch
+        rate = learning_rate(
+            step,
+            config.epochs * self.steps_per_epoch,
+            round(config.warmup_epochs * self.steps_per_epoch),
+            config.lr,
+            config.batch_size,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        rank = self.fabric.global_rank
+        torch.manual_seed(stream(config.seed, f"model/{rank}", step).initial_seed())  # dropout and the like
+        with watch("augmentation"):
+            generator = stream(config.seed, f"views/{rank}", step, self.fabric.device)
+            batch = self.images[index.to(self.images.device)]
+            view_a, view_b = two_views(batch, self.augmentation, generator=generator)
+        loss = self.module(
+            view_a.contiguous(memory_format=torch.channels_last),
+            view_b.contiguous(memory_format=torch.channels_last),
+            step / self.steps_per_epoch,
+        )
+        with watch("backward"):
+            self.fabric.backward(loss.total)
+        with watch("optimizer"):
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        return {"loss": loss.total.detach(), **loss.terms}
+
+    def save(self) -> None:
+        """Write the checkpoint of the epoch just finished."""
+        if self.fabric.is_global_zero:
+            state = {
+                "config": self.config.to_dict(),
+                "epoch": self.epoch,
+                "method": self.method.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "precision": self.fabric.strategy.precision.state_dict(),  # the gradient scaler of 16-mixed
+                "log": self.log,
+                "clock": vars(self.clock),
+            }
+            save_state(self.checkpoint, state)
+        self.fabric.barrier()
+
+    def resume(self) -> None:
+        """Continue from the checkpoint, if there is one; one of another configuration is an error."""
+        if not self.checkpoint.exists():
+            return
+        state = load_state(self.checkpoint)
+        now = self.config.to_dict()
+        differing = [k for k in now if k not in FREE_FIELDS and state["config"].get(k) != now[k]]
+        if differing:
+            changes = ", ".join(f"{k} {state['config'].get(k)} -> {now[k]}" for k in differing)
+            raise ValueError(f"{self.checkpoint} is of another configuration ({changes}): delete it or set variant")
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        self.epoch, self.log, self.clock = state["epoch"], state["log"], Clock(**state["clock"])
+
+
+def _gather_through(fabric: Fabric):
+    def gather(x: torch.Tensor) -> torch.Tensor:
+        return fabric.all_gather(x, sync_grads=x.requires_grad).flatten(0, 1)
+
+    return gather
