@@ -28,7 +28,6 @@ test: install
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=300 notebooks
 
 bench: install
-	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[bench]'
 	$(BIN)/python tests/bench_training.py
 
 lab: install

@@ -58,7 +58,7 @@ class Config:
     probe: bool = True  # fit the linear probe in the final evaluation
     accelerator: str = "auto"  # Lightning Fabric: auto, cpu, cuda, mps
     devices: int = 1  # processes
-    precision: str = "bf16-mixed"  # bf16-mixed, 16-mixed, 32-true
+    precision: str = "auto"  # bf16-mixed, 16-mixed, 32-true; auto: see trainer.native_precision
     threads: int = 0  # CPU threads; 0: PyTorch's choice
     data_root: str = ""  # where CIFAR lies; empty: SAGKIT_DATA
     results: str = "figures/results"  # run records

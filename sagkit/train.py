@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from sagkit.data import ImageSet, load_images
 from sagkit.evaluate import evaluate, local, references, structure
 from sagkit.model import Encoder, extract_features
 from sagkit.record import load_encoder, provenance, save_encoder, write_record
-from sagkit.trainer import Trainer, stream
+from sagkit.trainer import Trainer, native_precision, stream
 
 READOUT_BANK, READOUT_QUERIES = 5000, 1000
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # else every fit announces its precision
@@ -55,6 +55,8 @@ def fit(config: Config, train: ImageSet | None = None, queries: ImageSet | None 
     )
     if not 2 <= config.batch_size <= len(train):
         raise ValueError(f"batch_size {config.batch_size} must be between 2 and the {len(train)} training images")
+    if config.precision == "auto":  # resolved before anything is recorded, so that a run repeats exactly elsewhere
+        config = replace(config, precision=native_precision(config.accelerator))
     fabric = Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision)
     fabric.launch()
     torch.manual_seed(config.seed)

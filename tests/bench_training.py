@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import tyro
 from lightly.loss import VICRegLoss
-from lightly.models.modules import VICRegProjectionHead
+from lightly.models.modules.heads import VICRegProjectionHead
 from lightly.transforms.vicreg_transform import VICRegTransform
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader, Dataset
@@ -27,7 +27,7 @@ from sagkit.config import configure
 from sagkit.data import ImageSet, load_images, shapes
 from sagkit.model import make_encoder
 from sagkit.record import provenance, write_record
-from sagkit.trainer import Trainer
+from sagkit.trainer import Trainer, native_precision
 
 ENCODER, BATCH, WARMUP_STEPS = "resnet10-w16", 512, 2
 
@@ -86,7 +86,7 @@ def our_steps(images: ImageSet, parts: dict[str, float], **fields):
             runs=scratch,
             **fields,
         )
-        fabric = Fabric(accelerator="cpu", devices=1, precision=config.precision)
+        fabric = Fabric(accelerator="cpu", devices=1, precision=native_precision("cpu"))
         trainer = Trainer(config, fabric, images)
         trainer.module.train()
         step = 0

@@ -123,6 +123,18 @@ def test_a_run_that_diverges_stops_and_says_what_to_change(tmp_path, images, met
         fit(config, *images, progress=False)
 
 
+@pytest.mark.parametrize(
+    ("native", "expected"), [({"avx512_bf16": True}, "bf16-mixed"), ({"amx_bf16": False}, "32-true")]
+)
+def test_automatic_precision_is_what_the_processor_computes_itself_and_is_recorded(
+    tmp_path, images, monkeypatch, native, expected
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: native, raising=False)
+    run = fit(small(tmp_path, precision="auto", epochs=1), *images, progress=False)
+    assert run.record["config"]["precision"] == expected
+    assert f"--precision {expected}" in run.record["command"]
+
+
 @pytest.mark.parametrize(("batch", "words"), [(1, "batch_size 1"), (500, "160 training images")])
 def test_a_batch_that_cannot_be_is_refused(tmp_path, images, batch, words):
     with pytest.raises(ValueError, match=words):
