@@ -48,7 +48,12 @@ class Config:
     temperature: float = 0.1  # of the cosine kernel
     kernel: str = "cosine"  # cosine, gaussian, shared
     mutual: bool = False  # keep only edges both ends agree on
-    every: int = 1  # pairs at every m-th step only
+    restart: float = 0.0  # probability per step of jumping back to the start
+    unique: bool = False  # several walks of one image that meet count once
+    every: int = 1  # pairs at every m-th step only; scopes batch and queue
+    scope: str = "batch"  # nodes of the graph: batch, queue (and the last batches), dataset (all training images)
+    queue_batches: int = 4  # under scope queue
+    graph_epochs: int = 1  # epochs between two graphs under scope dataset
 
     view_size: int = 32  # pixels, height and width of the augmented views
     crop_min: float = 0.2  # least area of a random crop, METHOD.md section 6

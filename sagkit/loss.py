@@ -62,17 +62,26 @@ def covariance(z: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
     return (gram.square().sum() - diagonal.square().sum()) / ((rows - 1) ** 2 * columns)
 
 
-def walk_term(za: Float[Tensor, "B D"], zb: Float[Tensor, "B D"], pairs: Pairs) -> Float[Tensor, ""]:
+def walk_term(
+    za: Float[Tensor, "B D"],
+    zb: Float[Tensor, "B D"],
+    pairs: Pairs,
+    bank: tuple[Float[Tensor, "Q D"], Float[Tensor, "Q D"]] | None = None,
+) -> Float[Tensor, ""]:
     """Weighted invariance over walk pairs, r of METHOD.md section 3 [K].
 
     r = (1 / P) sum over pairs of w (msd(za_i, zb_j) + msd(zb_i, za_j)) / 2, P the number of pairs and not the sum
     of their weights: a batch of doubtful pairs pulls weakly. No pairs: 0. Pairs (i, i) of weight 1: invariance.
+    With a bank (stored projections of the two views, without gradient), a positive of B + m is its row m.
     """
     anchor, positive, weight = pairs
     if len(anchor) == 0:
         return za.new_zeros(())
-    forth = (za[anchor] - zb[positive]).square().mean(dim=1)  # (P,)
-    back = (zb[anchor] - za[positive]).square().mean(dim=1)  # (P,)
+    to_a, to_b = (
+        (za, zb) if bank is None else (torch.cat([z, stored]) for z, stored in zip((za, zb), bank, strict=True))
+    )
+    forth = (za[anchor] - to_b[positive]).square().mean(dim=1)  # (P,)
+    back = (zb[anchor] - to_a[positive]).square().mean(dim=1)  # (P,)
     return (weight.to(za.dtype) * (forth + back) / 2).mean()
 
 
@@ -103,6 +112,7 @@ def sag_vicreg_loss(
     sim: float = 25,
     var: float = 25,
     cov: float = 1,
+    bank: tuple[Float[Tensor, "Q D"], Float[Tensor, "Q D"]] | None = None,
 ) -> Loss:
     """VICReg with the weighted walk term beside (`keep`) or instead of part of (`mix`) the invariance term.
 
@@ -115,16 +125,18 @@ def sag_vicreg_loss(
         sim: weight of the invariance term.
         var: weight of the variance term.
         cov: weight of the covariance term.
+        bank: stored projections that pairs may end on; see `walk_term`. Variance and covariance are the batch's alone.
 
     Raises:
         ValueError: for a bad alpha, shapes that differ or fewer than two rows.
     """
     if not 0 <= alpha <= (float("inf") if keep else 1):
         raise ValueError(f"alpha must be {'at least 0' if keep else 'in [0, 1]'}, got {alpha}")
-    return _weighted_sum(za, zb, pairs, sim=sim, var=var, cov=cov, own=1.0 if keep else 1 - alpha, walked=alpha)
+    own = 1.0 if keep else 1 - alpha
+    return _weighted_sum(za, zb, pairs, sim=sim, var=var, cov=cov, own=own, walked=alpha, bank=bank)
 
 
-def _weighted_sum(za, zb, pairs, *, sim, var, cov, own, walked) -> Loss:
+def _weighted_sum(za, zb, pairs, *, sim, var, cov, own, walked, bank=None) -> Loss:
     if za.shape != zb.shape:
         raise ValueError(f"the two views differ in shape, {tuple(za.shape)} and {tuple(zb.shape)}: project both alike")
     if len(za) < 2:
@@ -135,7 +147,7 @@ def _weighted_sum(za, zb, pairs, *, sim, var, cov, own, walked) -> Loss:
     terms = {"invariance": s, "variance": v, "covariance": c}
     pull = s if own == 1 else own * s
     if walked > 0:  # skipped at 0, so that the sum below is VICReg's to the last bit
-        terms["walk"] = walk_term(za, zb, pairs)
+        terms["walk"] = walk_term(za, zb, pairs, bank)
         pull = pull + walked * terms["walk"]
     total = sim * pull + var * v + cov * c
     return Loss(total, {name: term.detach() for name, term in terms.items()})

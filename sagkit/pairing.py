@@ -1,27 +1,33 @@
-"""Graph and walk as one drop-in module: features of a batch in, further positive pairs out.
+"""Graph and walk as drop-in modules: features in, further positive pairs out.
 
-    pairing = WalkPairing(k=10, length=2)
+    pairing = WalkPairing(k=10, length=2)                                       nodes: the images of the batch
     loss = 25 * (s + alpha * walk_term(za, zb, pairing(ha, hb))) + variance + covariance
 
-Source: [S] an overlay on an existing VICReg loop; [K] the two views' features are averaged and detached, and
-randomness is a pure function of (seed, step), so that a resumed run draws the same walks with no generator to store.
+    pairing(ha, hb, bank=queue features)                                        and those of the last batches: `Queue`
+    partner = DatasetPairing(...).partners(index, alpha)                        nodes: all training images
+
+Source: [S] an overlay on an existing VICReg loop, with the graph inside each batch; [K] the two views' features are
+averaged and detached; randomness is a pure function of (seed, step), so that a resumed run draws the same walks with no
+generator to store; the two wider scopes, `Queue` and `DatasetPairing`, are this kit's extensions.
 """
 
 from __future__ import annotations
 
+from collections import deque
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sagkit.graph import similarity_graph
-from sagkit.walk import Pairs, no_pairs, sample_pairs
+from sagkit.graph import Graph, similarity_graph
+from sagkit.walk import Pairs, no_pairs, path_weight, random_walk, sample_pairs, walk_tables
 
 
 class WalkPairing(nn.Module):
     """Chooses further positive pairs inside a batch by weighted random walks on its similarity graph.
 
     Args:
-        k: neighbours kept per image, 1 to B - 1.
+        k: neighbours kept per image, 1 to nodes - 1.
         length: steps per walk, at least 1.
         walks: walks per image, at least 1.
         temperature: of the cosine kernel's softmax, greater than 0.
@@ -29,6 +35,8 @@ class WalkPairing(nn.Module):
         mutual: keep only edges that both ends agree on.
         every: build graph and pairs at every m-th call only; the calls between return no pairs.
         seed: of the walks; every process of a distributed run needs the same.
+        restart: probability per step of jumping back to the anchor, in [0, 1).
+        unique: a pair that an earlier walk of the same anchor has found has weight 0.
 
     The module has no parameters. Its state dict holds the number of calls so far and belongs in the checkpoint.
     """
@@ -43,25 +51,41 @@ class WalkPairing(nn.Module):
         mutual: bool = False,
         every: int = 1,
         seed: int = 0,
+        restart: float = 0.0,
+        unique: bool = False,
     ):
         super().__init__()
         if every < 1:
             raise ValueError(f"every must be at least 1 (each step), got {every}")
         self.k, self.length, self.walks = k, length, walks
         self.temperature, self.kernel, self.mutual = temperature, kernel, mutual
-        self.every, self.seed = every, seed
+        self.every, self.seed, self.restart, self.unique = every, seed, restart, unique
         self.step = 0  # calls so far
 
     @torch.no_grad()
-    def forward(self, ha: Float[Tensor, "B F"], hb: Float[Tensor, "B F"]) -> Pairs:
-        """Pairs among the B images from the two views' features; no gradient flows into the choice."""
+    def forward(
+        self, ha: Float[Tensor, "B F"], hb: Float[Tensor, "B F"], bank: Float[Tensor, "Q F"] | None = None
+    ) -> Pairs:
+        """Pairs of the B images from the two views' features; no gradient flows into the choice.
+
+        Args:
+            ha: features of view a.
+            hb: features of view b.
+            bank: features of further nodes that walks may pass through and end on but do not start from; a positive
+                of B + m is row m of the bank.
+        """
         step, self.step = self.step, self.step + 1
         if step % self.every:
             return no_pairs(ha.device)
-        mean = (ha.float() + hb.float()) / 2  # a sum in half precision may overflow
-        graph = similarity_graph(mean, self.k, self.kernel, self.temperature, self.mutual)
+        nodes = (ha.float() + hb.float()) / 2  # a sum in half precision may overflow
+        anchors = torch.arange(len(nodes), device=nodes.device)
+        if bank is not None:
+            nodes = torch.cat([nodes, bank.float()])
+        graph = similarity_graph(nodes, self.k, self.kernel, self.temperature, self.mutual)
         generator = torch.Generator(ha.device).manual_seed(self.seed * 1_000_003 + step)
-        return sample_pairs(graph, self.length, self.walks, generator)
+        return sample_pairs(
+            graph, self.length, self.walks, generator, anchors=anchors, restart=self.restart, unique=self.unique
+        )
 
     # The counter travels in the state dict as a plain number: a buffer would follow the module to the GPU, and
     # reading it there would make every step wait for the device.
@@ -73,3 +97,107 @@ class WalkPairing(nn.Module):
 
     def extra_repr(self) -> str:
         return f"k={self.k}, length={self.length}, walks={self.walks}, kernel={self.kernel!r}, mutual={self.mutual}"
+
+
+class Queue(nn.Module):
+    """The last M batches, first in first out: features h as nodes of the graph, projections of both views as targets.
+
+    Args:
+        batches: M, at least 1.
+
+    The state dict holds the stored batches and belongs in the checkpoint. What is stored is detached and ages: its
+    features are those of the encoder up to M steps ago.
+    """
+
+    def __init__(self, batches: int):
+        super().__init__()
+        if batches < 1:
+            raise ValueError(f"a queue needs at least 1 batch, got {batches}")
+        self.stored: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=batches)
+
+    def push(self, h: Float[Tensor, "B F"], za: Float[Tensor, "B D"], zb: Float[Tensor, "B D"]) -> None:
+        """Store one batch, dropping the oldest of more than M."""
+        self.stored.append((h.detach(), za.detach(), zb.detach()))
+
+    def read(self, device) -> tuple[Float[Tensor, "Q F"], Float[Tensor, "Q D"], Float[Tensor, "Q D"]] | None:
+        """Features and the two views' projections of all stored images, oldest first; None while empty."""
+        if not self.stored:
+            return None
+        return tuple(torch.cat([part.to(device) for part in parts]) for parts in zip(*self.stored, strict=True))
+
+    def get_extra_state(self) -> list:
+        return [list(batch) for batch in self.stored]
+
+    def set_extra_state(self, state: list) -> None:
+        self.stored.clear()
+        self.stored.extend(tuple(batch) for batch in state)
+
+
+class DatasetPairing(nn.Module):
+    """Chooses the image that a second view is drawn from, by walks on one graph over a whole image set.
+
+        partner of i = end of a walk from i  with probability alpha w(path),  else i
+
+    No image is encoded twice and the loss stays as it is; the cost is one pass of clean images per `rebuild`. [K]
+
+    Args:
+        k: neighbours kept per image.
+        length: steps per walk, at least 1.
+        temperature: of the cosine kernel's softmax, greater than 0.
+        kernel: "cosine", "gaussian" or "shared"; see `graph.similarity_graph`.
+        mutual: keep only edges that both ends agree on.
+        restart: probability per step of jumping back to the start, in [0, 1).
+
+    The state dict holds the graph and belongs in the checkpoint.
+    """
+
+    def __init__(
+        self,
+        k: int = 10,
+        length: int = 2,
+        temperature: float = 0.1,
+        kernel: str = "cosine",
+        mutual: bool = False,
+        restart: float = 0.0,
+    ):
+        super().__init__()
+        self.k, self.length, self.restart = k, length, restart
+        self.temperature, self.kernel, self.mutual = temperature, kernel, mutual
+        self.graph: Graph | None = None
+        self._tables = None
+
+    def rebuild(self, features: Float[Tensor, "N F"]) -> None:
+        """Build the graph anew from features of clean images, one row an image."""
+        self._set(similarity_graph(features, self.k, self.kernel, self.temperature, self.mutual))
+
+    def _set(self, graph: Graph) -> None:
+        self.graph, self._tables = graph, walk_tables(graph)
+
+    @torch.no_grad()
+    def partners(
+        self, index: Int[Tensor, " B"], alpha: float, generator: torch.Generator | None = None
+    ) -> Int[Tensor, " B"]:
+        """For each image, the image its second view is drawn from; the image itself before the first `rebuild`.
+
+        Args:
+            index: rows of the features that the graph was built from, on the graph's device.
+            alpha: how readily a partner replaces the image, in [0, 1].
+            generator: source of randomness, on the graph's device.
+
+        Raises:
+            ValueError: for alpha outside [0, 1].
+        """
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha is a probability under dataset scope, got {alpha}: choose one in [0, 1]")
+        if self.graph is None:
+            return index
+        paths = random_walk(self.graph, index, self.length, self.restart, generator, tables=self._tables)
+        u = torch.rand(len(index), generator=generator, device=index.device)
+        return torch.where(u < alpha * path_weight(self.graph, paths), paths[:, -1], index)
+
+    def get_extra_state(self) -> list:
+        return [] if self.graph is None else [self.graph.neighbors, self.graph.weights, self.graph.similarity]
+
+    def set_extra_state(self, state: list) -> None:
+        if state:
+            self._set(Graph(*state))

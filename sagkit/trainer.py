@@ -15,16 +15,17 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 
-from sagkit.augment import Augmentation, channel_statistics, two_views
+from sagkit.augment import Augmentation, channel_statistics
 from sagkit.checkpoint import load_state, save_state
 from sagkit.config import Config
 from sagkit.data import ImageSet
-from sagkit.methods import METHODS, SAGVICReg, VICReg, only_process
-from sagkit.model import Encoder, make_encoder, make_projector
+from sagkit.methods import METHODS, DatasetSAGVICReg, Ramp, SAGVICReg, VICReg, only_process
+from sagkit.model import Encoder, extract_features, make_encoder, make_projector
 from sagkit.optim import learning_rate, make_optimizer
-from sagkit.pairing import WalkPairing
+from sagkit.pairing import DatasetPairing, Queue, WalkPairing
 from sagkit.record import record_path
 
+SCOPES = ("batch", "queue", "dataset")
 # Fields that may differ between a checkpoint and the run that continues it: they do not change what is computed.
 FREE_FIELDS = {"threads", "results", "runs", "data_root", "readout_every", "probe", "accelerator"}
 
@@ -74,28 +75,25 @@ def build_method(config: Config, encoder: Encoder, gather=only_process) -> VICRe
     """The method of a configuration around an encoder.
 
     Raises:
-        ValueError: for an unknown method.
+        ValueError: for an unknown method or scope.
     """
-    if config.method not in METHODS:
-        raise ValueError(f"unknown method {config.method!r}: choose one of {', '.join(METHODS)}")
+    for kind, name, known in (("method", config.method, METHODS), ("scope", config.scope, SCOPES)):
+        if name not in known:
+            raise ValueError(f"unknown {kind} {name!r}: choose one of {', '.join(known)}")
     projector = make_projector(
         encoder.feature_width, config.projector_hidden, config.projector_out, config.projector_layers
     )
     terms = {"sim": config.sim, "var": config.var, "cov": config.cov, "gather": gather}
     if config.method == "vicreg":
         return VICReg(encoder, projector, **terms)
-    pairing = WalkPairing(
-        config.k,
-        config.length,
-        config.walks,
-        config.temperature,
-        config.kernel,
-        config.mutual,
-        config.every,
-        config.seed,
-    )
-    ramp = {"start": config.walk_start * config.epochs, "warmup": config.walk_warmup * config.epochs}
-    return SAGVICReg(encoder, projector, pairing=pairing, alpha=config.alpha, keep=config.keep, **ramp, **terms)
+    ramp = Ramp(config.alpha, config.walk_start * config.epochs, config.walk_warmup * config.epochs)
+    graph = {name: getattr(config, name) for name in ("k", "length", "temperature", "kernel", "mutual", "restart")}
+    if config.scope == "dataset":
+        pairing = DatasetPairing(**graph)
+        return DatasetSAGVICReg(encoder, projector, pairing=pairing, ramp=ramp, rebuild=config.graph_epochs, **terms)
+    pairing = WalkPairing(walks=config.walks, every=config.every, seed=config.seed, unique=config.unique, **graph)
+    queue = Queue(config.queue_batches) if config.scope == "queue" else None
+    return SAGVICReg(encoder, projector, pairing=pairing, ramp=ramp, keep=config.keep, queue=queue, **terms)
 
 
 class Trainer:
@@ -108,7 +106,7 @@ class Trainer:
         self.images = train.images.to(fabric.device)
         self.augmentation = Augmentation(size=config.view_size, crop_scale=(config.crop_min, 1.0), blur=config.blur)
         encoder = make_encoder(config.encoder, *channel_statistics(train.images))
-        gather = only_process if fabric.world_size == 1 else _gather_through(fabric)
+        gather = only_process if fabric.world_size == 1 else gather_through(fabric)
         self.method = build_method(config, encoder, gather).to(memory_format=torch.channels_last)
         self.method.watch.cuda = fabric.device.type == "cuda"
         optimizer = make_optimizer(config.optimizer, self.method, config.weight_decay)
@@ -121,6 +119,8 @@ class Trainer:
         config, fabric, cost = self.config, self.fabric, (time.process_time(), time.perf_counter())
         order = torch.randperm(len(self.train), generator=stream(config.seed, "order", self.epoch))
         share = config.batch_size // fabric.world_size
+        with self.method.watch("walk"):
+            self.method.begin_epoch(self.epoch, self.clean_features)
         self.module.train()
         sums: dict[str, torch.Tensor] = {}
         for i in range(self.steps_per_epoch):
@@ -157,14 +157,18 @@ class Trainer:
             group["lr"] = rate
         rank = self.fabric.global_rank
         torch.manual_seed(stream(config.seed, f"model/{rank}", step).initial_seed())  # dropout and the like
+        device, epoch = self.fabric.device, step / self.steps_per_epoch
+        index = index.to(device)
+        with watch("walk"):
+            partner = self.method.second_images(index, epoch, stream(config.seed, f"walks/{rank}", step, device))
         with watch("augmentation"):
-            generator = stream(config.seed, f"views/{rank}", step, self.fabric.device)
-            batch = self.images[index.to(self.images.device)]
-            view_a, view_b = two_views(batch, self.augmentation, generator=generator)
+            generator = stream(config.seed, f"views/{rank}", step, device)
+            view_a = self.augmentation(self.images[index], generator)
+            view_b = self.augmentation(self.images[partner], generator)
         loss = self.module(
             view_a.contiguous(memory_format=torch.channels_last),
             view_b.contiguous(memory_format=torch.channels_last),
-            step / self.steps_per_epoch,
+            epoch,
         )
         with watch("backward"):
             self.fabric.backward(loss.total)
@@ -172,6 +176,11 @@ class Trainer:
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         return {"loss": loss.total.detach(), **loss.terms}
+
+    def clean_features(self) -> torch.Tensor:
+        """Features (N, F) of all training images without augmentation, the same on every process."""
+        features = extract_features(self.method.encoder, self.images).to(self.fabric.device)
+        return self.fabric.broadcast(features) if self.fabric.world_size > 1 else features
 
     def save(self) -> None:
         """Write the checkpoint of the epoch just finished."""
@@ -204,7 +213,13 @@ class Trainer:
         self.epoch, self.log, self.clock = state["epoch"], state["log"], Clock(**state["clock"])
 
 
-def _gather_through(fabric: Fabric):
+def gather_through(fabric: Fabric):
+    """The gather of a run with several processes: rows of all processes in order of rank, with gradient.
+
+    Pairs, statistics and loss are then those of the global batch. Not so BatchNorm inside encoder and projector: each
+    process normalises by its own share, as under any data-parallel training without synchronised BatchNorm.
+    """
+
     def gather(x: torch.Tensor) -> torch.Tensor:
         return fabric.all_gather(x, sync_grads=x.requires_grad).flatten(0, 1)
 

@@ -2,12 +2,14 @@
 
     Pr(next = neighbors[i, s] | at i) = weights[i, s];   Pr(end = j | start = i) = (P^L)_ij
 
-Sources: [S] weighted random walks on the batch's similarity graph choose further positive pairs; [K] inverse-CDF
-sampling from given uniforms, the pair's weight (product of max(0, similarity) along the path), and that a walk which
-ends at home is a pair of weight 0.
+Sources: [S] weighted random walks on the batch's similarity graph choose further positive pairs; [R] node2vec's
+return and in-out parameters (Grover and Leskovec 2016); [K] inverse-CDF sampling from given uniforms, the pair's weight
+(product of max(0, similarity) along the path), and that a walk which ends at home is a pair of weight 0.
 
 `walk_from_uniforms` is pure tensor arithmetic, so it compiles, runs where its inputs live and never waits for the
-host; `random_walk` draws the uniforms from a generator; `sample_pairs` turns walks into pairs.
+host; `random_walk` draws the uniforms from a generator; `sample_pairs` turns walks into pairs. A step finds its slot by
+bisection of the row's cumulative weights: log2 K rounds of gather, compare and add over all walks at once, with
+positions instead of (row, slot) and 32-bit numbers while they fit.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -35,8 +38,39 @@ def no_pairs(device=None) -> Pairs:
     return Pairs(index, index, torch.empty(0, device=device))
 
 
+class Tables(NamedTuple):
+    """What walks read of a graph; kept by a caller who walks one graph many times.
+
+    cdf: cumulative weights of each row, slots filled up to a power of two with 2, flattened.
+    ahead: the position in `cdf` where the row of each slot's neighbour begins.
+    bits: log2 of the slots of a row.
+    """
+
+    cdf: Float[Tensor, " slots"]
+    ahead: Int[Tensor, " slots"]
+    bits: int
+
+
+def walk_tables(graph: Graph) -> Tables:
+    """Tables of a graph; of order N K."""
+    n, k = graph.weights.shape
+    bits = (k - 1).bit_length()
+    filling = (0, 2**bits - k)
+    # A parallel scan (CUDA) may round the sum differently on either side of a slot of weight 0: its interval is closed.
+    cdf = graph.weights.cumsum(dim=1).masked_fill(graph.weights == 0, 0).cummax(dim=1).values
+    cdf = F.pad(cdf / cdf[:, -1:], filling, value=2.0)  # the last slot ends at exactly 1, so that u < 1 finds one
+    positions = torch.int32 if n << bits < 2**31 else torch.int64
+    ahead = F.pad(graph.neighbors.to(positions) << bits, filling)
+    return Tables(cdf.flatten(), ahead.flatten(), bits)
+
+
 def walk_from_uniforms(
-    graph: Graph, starts: Int[Tensor, " S"], u: Float[Tensor, "L S"], restart: float = 0.0
+    graph: Graph,
+    starts: Int[Tensor, " S"],
+    u: Float[Tensor, "L S"],
+    restart: float = 0.0,
+    lazy: float = 0.0,
+    tables: Tables | None = None,
 ) -> Int[Tensor, "S L+1"]:
     """Walk S paths of L steps, one uniform number each step.
 
@@ -44,24 +78,33 @@ def walk_from_uniforms(
         graph: any graph; rows need not be normalised.
         starts: first nodes.
         u: uniforms in [0, 1).
-        restart: probability of jumping back to the start instead of taking a step, in [0, 1).
+        restart: probability of jumping back to the start instead of taking a step; restart + lazy in [0, 1).
+        lazy: probability of staying where one is.
+        tables: `walk_tables(graph)`, if the caller keeps them.
 
-    A slot of weight 0 is never taken: its interval of the cumulative sum is empty.
+    A slot of weight 0 is never taken: its interval of the cumulative sum is empty. In memory the returned tensor holds
+    one step of all walks after the other.
     """
-    # A parallel scan (CUDA) may round the sum differently on either side of a slot of weight 0: its interval is closed.
-    cdf = graph.weights.cumsum(dim=1).masked_fill(graph.weights == 0, 0).cummax(dim=1).values
-    cdf = cdf / cdf[:, -1:]  # the last entry becomes exactly 1, so that u < 1 always finds a slot
-    below_one = 1 - torch.finfo(u.dtype).eps / 2
-    node, path = starts, [starts]
+    cdf, ahead, bits = walk_tables(graph) if tables is None else tables
+    rounds = [(1 << b, cdf[(1 << b) - 1 :]) for b in reversed(range(bits))]
+    idle, below_one = restart + lazy, 1 - torch.finfo(u.dtype).eps / 2
+    home = here = starts.to(ahead.dtype) << bits
+    path = [home]
     for step in range(u.shape[0]):
         draw = u[step]
         # Rescaled uniforms may round up to 1, which lies past the last slot: kept at the largest float below it.
-        forward = ((draw - restart) / (1 - restart)).clamp(0, below_one) if restart else draw
-        slot = (forward[:, None] >= cdf[node]).sum(dim=1)  # (S,)
-        ahead = graph.neighbors[node, slot]
-        node = torch.where(draw < restart, starts, ahead) if restart else ahead
-        path.append(node)
-    return torch.stack(path, dim=1)
+        forward = ((draw - idle) / (1 - idle)).clamp(0, below_one) if idle else draw
+        slot = here
+        for half, middle in rounds:  # bisection: `slot` moves past every cumulative weight that is not above the draw
+            slot = torch.add(slot, forward >= middle.index_select(0, slot), alpha=half)
+        there = ahead.index_select(0, slot)
+        if lazy:
+            there = torch.where(draw < idle, here, there)
+        if restart:
+            there = torch.where(draw < restart, home, there)
+        here = there
+        path.append(here)
+    return (torch.stack(path) >> bits).long().T
 
 
 def random_walk(
@@ -70,6 +113,11 @@ def random_walk(
     length: int,
     restart: float = 0.0,
     generator: torch.Generator | None = None,
+    *,
+    lazy: float = 0.0,
+    p: float = 1.0,
+    q: float = 1.0,
+    tables: Tables | None = None,
 ) -> Int[Tensor, "S path"]:
     """Draw one weighted random walk from each start; the whole paths, so that they can be drawn.
 
@@ -79,48 +127,101 @@ def random_walk(
         length: number of steps L, at least 1.
         restart: probability per step of jumping back to the start, in [0, 1).
         generator: source of randomness, on the graph's device.
+        lazy: probability per step of staying; restart + lazy in [0, 1).
+        p: node2vec's return parameter, greater than 0: an edge back to where the walk came from counts 1 / p.
+        q: node2vec's in-out parameter, greater than 0: an edge to a node that the last one has no edge to counts 1 / q.
+        tables: `walk_tables(graph)`, if the caller keeps them.
 
     Raises:
-        ValueError: for a length below 1 or a restart probability outside [0, 1).
+        ValueError: for a length below 1, probabilities outside [0, 1), p or q that are not positive, or p and q
+            together with restart or lazy.
     """
     if length < 1:
         raise ValueError(f"walk length must be at least 1 step, got {length}")
     if not 0 <= restart < 1:
         raise ValueError(f"restart must be a probability in [0, 1), got {restart}")
-    device = graph.neighbors.device
-    u = torch.rand(length, len(starts), generator=generator, device=device)
-    return walk_from_uniforms(graph, starts, u, restart)
+    if not 0 <= lazy < 1 - restart:
+        raise ValueError(f"lazy must be a probability in [0, 1 - restart = {1 - restart:g}), got {lazy}")
+    u = torch.rand(length, len(starts), generator=generator, device=graph.neighbors.device)
+    if p == q == 1:
+        return walk_from_uniforms(graph, starts, u, restart, lazy, tables)
+    if not (p > 0 and q > 0):
+        raise ValueError(f"p and q must be greater than 0, got p = {p}, q = {q}: 1 is the plain walk")
+    if restart or lazy:
+        raise ValueError(f"p and q need restart = lazy = 0, got restart = {restart}, lazy = {lazy}")
+    return _second_order_walk(graph, starts, u, p, q)
+
+
+def _second_order_walk(graph, starts, u, p, q) -> Tensor:
+    """node2vec's walk: each step's weights depend on the last node too, so rows are formed for every walk."""
+    reach = graph.neighbors.masked_fill(graph.weights == 0, -1)  # (N, K): an edge of weight 0 is none
+    before, here, path = None, starts, [starts]
+    for draw in u:
+        weights, ahead = graph.weights.index_select(0, here), graph.neighbors.index_select(0, here)  # (S, K)
+        if before is not None:
+            near = (ahead[:, :, None] == reach.index_select(0, before)[:, None, :]).any(dim=2)
+            bias = torch.where(near, 1.0, 1 / q).masked_fill(ahead == before[:, None], 1 / p)
+            weights = weights * bias
+        cdf = weights.cumsum(dim=1)
+        slot = torch.searchsorted(cdf / cdf[:, -1:], draw[:, None], right=True)
+        before, here = here, ahead.gather(1, slot)[:, 0]
+        path.append(here)
+    return torch.stack(path).T
 
 
 def path_weight(graph: Graph, paths: Int[Tensor, "S path"]) -> Float[Tensor, " S"]:
     """Confidence of a path, in [0, 1]: the product of max(0, similarity) along its edges; 0 if it ends at home [K].
 
-    Meant for walks without restart, each hop of which is an edge. A graph without similarities gives weight 1.
+    A hop along no edge is a lazy step, which changes nothing, or a restart, from which the product begins anew. A graph
+    without similarities gives weight 1.
     """
     away = (paths[:, -1] != paths[:, 0]).to(graph.weights.dtype)
     if graph.similarity is None:
         return away
-    here, there = paths[:, :-1], paths[:, 1:]
-    taken = graph.neighbors[here] == there[..., None]  # (S, L, K): the slot each hop went through
-    hop = graph.similarity[here].clamp(min=0).masked_fill(~taken, 0).amax(dim=2)  # (S, L)
-    return hop.prod(dim=1) * away
+    product = torch.ones_like(away)
+    for here, there in zip(paths.T[:-1], paths.T[1:], strict=True):
+        taken = graph.neighbors.index_select(0, here) == there[:, None]  # (S, K): the slot that the hop went through
+        similarity = graph.similarity.index_select(0, here).clamp(min=0).masked_fill(~taken, 0).amax(dim=1)
+        jump = ~taken.any(dim=1)
+        product = torch.where(jump & (there == paths[:, 0]), 1.0, product * torch.where(jump, 1.0, similarity))
+    return product * away
 
 
 @torch.no_grad()
-def sample_pairs(graph: Graph, length: int, walks: int = 1, generator: torch.Generator | None = None) -> Pairs:
-    """Walk `walks` times from every node and pair it with where each walk ends: always N x walks pairs.
+def sample_pairs(
+    graph: Graph,
+    length: int,
+    walks: int = 1,
+    generator: torch.Generator | None = None,
+    *,
+    anchors: Int[Tensor, " A"] | None = None,
+    restart: float = 0.0,
+    lazy: float = 0.0,
+    unique: bool = False,
+) -> Pairs:
+    """Walk `walks` times from every anchor and pair it with where each walk ends: always anchors x walks pairs.
 
     Args:
         graph: the graph to walk on.
         length: number of steps L, at least 1.
         walks: walks per anchor, at least 1.
         generator: source of randomness, on the graph's device.
+        anchors: where walks start; every node by default.
+        restart: probability per step of jumping back to the anchor, in [0, 1).
+        lazy: probability per step of staying; restart + lazy in [0, 1).
+        unique: give weight 0 to a pair that an earlier walk of the same anchor has found already.
 
     Raises:
-        ValueError: for a length or a number of walks below 1.
+        ValueError: for a length or a number of walks below 1, or probabilities outside [0, 1).
     """
     if walks < 1:
         raise ValueError(f"walks per anchor must be at least 1, got {walks}")
-    anchor = torch.arange(len(graph), device=graph.neighbors.device).repeat_interleave(walks)
-    paths = random_walk(graph, anchor, length, generator=generator)
-    return Pairs(anchor, paths[:, -1], path_weight(graph, paths))
+    every = torch.arange(len(graph), device=graph.neighbors.device) if anchors is None else anchors
+    anchor = every.repeat_interleave(walks)
+    paths = random_walk(graph, anchor, length, restart, generator, lazy=lazy)
+    positive, weight = paths[:, -1], path_weight(graph, paths)
+    if unique:
+        ends = positive.view(-1, walks)
+        again = (ends[:, :, None] == ends[:, None, :]).tril(diagonal=-1).any(dim=2)  # (A, W)
+        weight = weight.masked_fill(again.flatten(), 0)
+    return Pairs(anchor, positive, weight)

@@ -1,12 +1,25 @@
 """The graph: neighbours of a float64 brute force, every kernel from its formula, isolated nodes, conversions."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sagkit.graph import KERNELS, Graph, is_mutual, similarity_graph
+from sagkit.graph import (
+    BLOCK,
+    KERNELS,
+    Graph,
+    centre_and_normalize,
+    is_mutual,
+    nearest_neighbors,
+    neighbor_recall,
+    similarity_graph,
+    top_k_of_wide_rows,
+)
 
 N, K = 40, 5
 
@@ -191,3 +204,74 @@ def test_dense_adds_up_slots_that_lead_to_the_same_node():
     graph = Graph(torch.tensor([[1, 1], [0, 1]]), torch.tensor([[0.25, 0.75], [0.5, 0.5]]))
     assert graph.to_dense().tolist() == [[0, 1], [0.5, 0.5]]
     assert graph.to_scipy().toarray().tolist() == [[0, 1], [0.5, 0.5]]
+
+
+def test_wide_rows_give_the_k_largest_of_a_stable_sort_whatever_the_ties():
+    generator = torch.Generator().manual_seed(0)
+    columns = 40 * BLOCK  # many more blocks than k, so that only the best blocks are searched
+    for rows in (
+        torch.randn(50, columns, generator=generator),
+        torch.randint(0, 40, (50, columns), generator=generator).float(),  # ties everywhere
+        torch.zeros(3, columns),
+        torch.randn(50, columns, generator=generator).sort(dim=1, descending=True).values,  # all in the first block
+    ):
+        values, index = top_k_of_wide_rows(rows, 6)
+        expected = rows.sort(dim=1, descending=True, stable=True)
+        assert torch.equal(values, expected.values[:, :6])
+        assert torch.equal(index, expected.indices[:, :6])
+
+
+@pytest.mark.parametrize("n", [65, 3000])
+def test_neighbours_in_chunks_and_blocks_are_those_of_float64(n):
+    x = centre_and_normalize(torch.randn(n, 8, generator=torch.Generator().manual_seed(1)))
+    similarity, neighbors = nearest_neighbors(x, 7, chunk=100)
+    exact = x.double() @ x.double().T
+    exact.fill_diagonal_(-2)
+    expected = exact.topk(8, dim=1)
+    apart = (expected.values[:, :-1] - expected.values[:, 1:]).amin(dim=1) > 1e-6  # away from ties
+    assert apart.float().mean() > 0.9
+    assert torch.equal(neighbors[apart], expected.indices[apart, :7])
+    torch.testing.assert_close(similarity.double(), expected.values[:, :7], atol=1e-6, rtol=0)
+
+
+def test_of_equally_similar_nodes_the_smaller_number_comes_first():
+    x = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).repeat(5, 1)  # 0, 2, 4, ... are one point, 1, 3, 5, ... another
+    graph = similarity_graph(x, 3)
+    assert graph.neighbors[0].tolist() == [2, 4, 6]
+    assert graph.neighbors[5].tolist() == [1, 3, 7]
+    assert graph.neighbors[8].tolist() == [0, 2, 4]
+
+
+def test_an_approximate_search_says_how_much_it_found():
+    pytest.importorskip("pynndescent")
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(12, 16, generator=generator)[torch.arange(1500) % 12] + torch.randn(1500, 16, generator=generator)
+    exact = similarity_graph(x, 8)
+    near = similarity_graph(x, 8, approximate_above=1000)
+    assert exact.recall is None
+    assert similarity_graph(x, 8, approximate_above=1500).recall is None
+    hits = [len(set(a) & set(b)) / 8 for a, b in zip(exact.neighbors.tolist(), near.neighbors.tolist(), strict=True)]
+    assert near.recall == pytest.approx(np.mean(hits), abs=0.01)
+    assert near.recall > 0.9
+    unit = centre_and_normalize(x)
+    found = (unit[:, None] * unit[near.neighbors]).sum(dim=2)
+    torch.testing.assert_close(near.similarity, found, atol=1e-4, rtol=0)
+    assert (near.neighbors != torch.arange(1500)[:, None]).all()
+    shuffled = torch.cat([exact.neighbors[:, :4], (torch.arange(1500)[:, None] + torch.arange(4) + 700) % 1500], dim=1)
+    overlap = (shuffled[:, :, None] == exact.neighbors[:, None, :]).any(dim=2).float().mean()
+    assert neighbor_recall(unit, shuffled, sample=1500) == pytest.approx(float(overlap), abs=0.005)
+
+
+def test_memory_is_of_order_nk_plus_chunk_n():
+    # In a process of its own, whose peak memory is its own: 30,000 nodes would need 3.6 GB as a whole matrix.
+    code = """
+import resource, torch
+from sagkit.graph import similarity_graph
+x = torch.randn(30_000, 16)
+similarity_graph(x[:2000], 10)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+similarity_graph(x, 10, mutual=True, kernel="shared")
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 400  # MB; 60 of them are one chunk

@@ -111,6 +111,17 @@ def test_the_walk_term_equals_a_loop_over_pairs_divided_by_their_number():
     torch.testing.assert_close(walk_term(x, y, doubtful) * 10, walk_term(x, y, pairs))
 
 
+def test_pairs_that_end_on_a_bank_pull_towards_its_rows_and_not_back():
+    x, y = projections(12, 5)
+    qa, qb = (q.detach() for q in projections(4, 5))
+    pairs = Pairs(torch.tensor([0, 3, 7]), torch.tensor([13, 2, 15]), torch.tensor([0.5, 1.0, 0.25]))
+    ends_a, ends_b = torch.cat([x, qa]), torch.cat([y, qb])
+    expected = 0.0
+    for i, j, w in zip(*(column.tolist() for column in pairs), strict=True):
+        expected = expected + w * ((x[i] - ends_b[j]).square().mean() + (y[i] - ends_a[j]).square().mean()) / 2
+    torch.testing.assert_close(walk_term(x, y, pairs, (qa, qb)), expected / 3)
+
+
 @pytest.mark.parametrize(("keep", "own"), [(True, 1.0), (False, 0.6)])
 def test_the_sum_is_put_together_as_keep_or_mix_says(keep, own):
     x, y = projections(20, 7)

@@ -4,17 +4,23 @@ import pytest
 import torch
 
 from sagkit.loss import sag_vicreg_loss, vicreg_loss
-from sagkit.methods import METHODS, VICReg
+from sagkit.methods import DatasetSAGVICReg, Ramp, SAGVICReg, VICReg
 from sagkit.model import Encoder, NarrowResNet, make_projector
-from sagkit.pairing import WalkPairing
+from sagkit.pairing import DatasetPairing, Queue, WalkPairing
 
 
 def build(method: str = "sag-vicreg", seed: int = 0, **fields) -> VICReg:
     torch.manual_seed(seed)
     encoder = Encoder(NarrowResNet(4, (1, 1)), 8, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    if method == "sag-vicreg":
-        fields = {"pairing": WalkPairing(k=4, seed=1), "alpha": 0.5, "start": 0.0, "warmup": 0.0, **fields}
-    return METHODS[method](encoder, make_projector(8, 16, 12), **fields)
+    if method == "vicreg":
+        return VICReg(encoder, make_projector(8, 16, 12), **fields)
+    ramp = Ramp(fields.pop("alpha", 0.5), fields.pop("start", 0.0), fields.pop("warmup", 0.0))
+    if method == "dataset":
+        return DatasetSAGVICReg(
+            encoder, make_projector(8, 16, 12), **{"pairing": DatasetPairing(), "ramp": ramp, **fields}
+        )
+    fields = {"pairing": WalkPairing(k=4, seed=1), "ramp": ramp, **fields}
+    return SAGVICReg(encoder, make_projector(8, 16, 12), **fields)
 
 
 def batch(step: int, n: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
@@ -76,8 +82,8 @@ def test_training_repeats_exactly():
     ],
 )
 def test_the_ramp_in_closed_form(start, warmup, expected):
-    method = build(alpha=0.8, start=start, warmup=warmup)
-    assert {epoch: method.alpha_at(epoch) for epoch in expected} == pytest.approx(expected)
+    ramp = Ramp(0.8, start, warmup)
+    assert {epoch: ramp.at(epoch) for epoch in expected} == pytest.approx(expected)
 
 
 def test_the_loss_is_that_of_projections_features_and_pairs_worked_out_outside():
@@ -128,9 +134,9 @@ def test_features_reach_the_pairing_without_their_gradient():
     seen = []
 
     class Watching(WalkPairing):
-        def forward(self, ha, hb):
+        def forward(self, ha, hb, bank=None):
             seen.extend([ha.requires_grad, hb.requires_grad])
-            return super().forward(ha, hb)
+            return super().forward(ha, hb, bank)
 
     build(pairing=Watching(k=4))(*batch(0))
     assert seen == [False, False]
@@ -141,3 +147,54 @@ def test_parts_of_a_step_are_timed():
     method(*batch(0))
     assert method.watch.read().keys() == {"encoder", "projector", "walk", "loss"}
     assert method.watch.read() == {}
+
+
+def test_under_queue_scope_walks_end_on_the_last_batches_and_pull_towards_their_stored_projections():
+    method, outside = build(queue=Queue(2)), build()
+    stored = []  # features and projections of the two batches before
+    for step in range(4):
+        a, b = batch(step)
+        ha, hb = outside.encoder(a), outside.encoder(b)
+        za, zb = outside.projector(ha), outside.projector(hb)
+        pairing = WalkPairing(k=4, seed=1)
+        pairing.step = step
+        if stored:
+            bank, qa, qb = (torch.cat(parts) for parts in zip(*stored[-2:], strict=True))
+            pairs = pairing(ha, hb, bank)
+            assert int(pairs.positive.max()) >= 16
+            expected = sag_vicreg_loss(za, zb, pairs, 0.5, bank=(qa, qb))
+        else:
+            expected = sag_vicreg_loss(za, zb, pairing(ha, hb), 0.5)
+        loss = method(a, b)
+        torch.testing.assert_close(loss.total, expected.total)
+        torch.testing.assert_close(loss.terms["walk"], expected.terms["walk"])
+        stored.append(((ha + hb).detach() / 2, za.detach(), zb.detach()))
+
+
+def test_a_queue_that_is_resumed_goes_on_as_if_it_had_not_stopped():
+    whole = build(queue=Queue(2))
+    for step in range(3):
+        whole(*batch(step))
+    part = build(queue=Queue(2), seed=5)
+    part.load_state_dict(whole.state_dict())
+    assert torch.equal(part(*batch(3)).total, whole(*batch(3)).total)
+    other = build()
+    assert not torch.equal(other(*batch(3)).total, whole(*batch(3)).total)
+
+
+def test_the_dataset_graph_is_built_from_the_ramps_first_epoch_on_at_every_mth_epoch():
+    built = []
+    method = build("dataset", start=2.5, rebuild=3)
+
+    def features():
+        built.append(epoch)
+        return torch.randn(40, 6, generator=torch.Generator().manual_seed(epoch))
+
+    for epoch in range(10):
+        method.begin_epoch(epoch, features)
+    assert built == [2, 3, 6, 9]
+    index = torch.arange(40)
+    generator = torch.Generator().manual_seed(0)
+    assert torch.equal(method.second_images(index, 2.4, generator), index)
+    assert not torch.equal(method.second_images(index, 3.0, generator), index)
+    assert torch.equal(build("vicreg").second_images(index, 3.0, generator), index)

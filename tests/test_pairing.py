@@ -10,7 +10,7 @@ from scipy.stats import chisquare
 import sagkit
 from sagkit.checkpoint import load_state, save_state
 from sagkit.graph import similarity_graph
-from sagkit.pairing import WalkPairing
+from sagkit.pairing import DatasetPairing, Queue, WalkPairing
 
 
 def views(n: int = 24, f: int = 6, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -135,3 +135,87 @@ def test_impossible_settings_are_refused():
         WalkPairing(k=24)(*views())
     with pytest.raises(ValueError, match="got 0"):
         WalkPairing(length=0)(*views())
+
+
+def test_with_a_bank_walks_start_in_the_batch_pass_anywhere_and_follow_the_whole_graphs_law():
+    ha, hb = views(n=6)
+    bank = views(n=8, seed=1)[0]
+    pairing = WalkPairing(k=4, length=2, walks=5, temperature=0.3)
+    counts = np.zeros((6, 14))
+    for _ in range(400):
+        pairs = pairing(ha, hb, bank)
+        np.add.at(counts, (pairs.anchor.numpy(), pairs.positive.numpy()), 1)
+    step = similarity_graph(torch.cat([(ha + hb) / 2, bank]), 4, temperature=0.3).to_dense().double().numpy()
+    expected = (step @ step)[:6] * 2000
+    assert counts[expected == 0].sum() == 0
+    assert counts[:, 6:].sum() > 0
+    for seen, theory in zip(counts, expected, strict=True):
+        likely = theory >= 5
+        theory = theory[likely] * seen[likely].sum() / theory[likely].sum()
+        assert chisquare(seen[likely], theory).pvalue > 0.01 / 6  # six tests, 1 % together; the seed is fixed
+
+
+def test_a_queue_keeps_the_last_batches_oldest_first_without_gradient():
+    queue = Queue(2)
+    assert queue.read("cpu") is None
+    batches = [tuple(torch.full((3, w), float(i), requires_grad=True) for w in (4, 2, 2)) for i in range(4)]
+    for batch in batches:
+        queue.push(*batch)
+    h, za, zb = queue.read("cpu")
+    assert h[:, 0].tolist() == [2.0] * 3 + [3.0] * 3
+    assert (za.shape, zb.shape) == ((6, 2), (6, 2))
+    assert not any(part.requires_grad for part in (h, za, zb))
+
+
+def test_dataset_partners_follow_walk_and_confidence():
+    x = torch.randn(30, 5, generator=torch.Generator().manual_seed(0))
+    pairing = DatasetPairing(k=4, length=2, temperature=0.3)
+    index = torch.tensor([3, 17]).repeat(20_000)
+    assert torch.equal(pairing.partners(index, 1.0), index)  # before the first graph
+    pairing.rebuild(x)
+    partner = pairing.partners(index, 0.7, torch.Generator().manual_seed(1))
+    graph = similarity_graph(x, 4, temperature=0.3)
+    p = graph.to_dense().double()
+    dense_similarity = torch.zeros(30, 30, dtype=torch.float64).scatter_(1, graph.neighbors, graph.similarity.double())
+    # Both hops carry probability times max(0, similarity); what does not leave home stays with the image itself.
+    step = p * dense_similarity.clamp(min=0)
+    law = 0.7 * (step @ step)
+    law.fill_diagonal_(0)
+    law += torch.diag(1 - law.sum(dim=1))
+    for anchor in (3, 17):
+        seen = np.bincount(partner[index == anchor].numpy(), minlength=30)
+        theory = law[anchor].numpy() * 20_000
+        assert seen[theory == 0].sum() == 0
+        likely = theory >= 5
+        theory = theory[likely] * seen[likely].sum() / theory[likely].sum()
+        assert chisquare(seen[likely], theory).pvalue > 0.01 / 2  # two tests, 1 % together; the seed is fixed
+
+
+def test_a_restored_dataset_graph_gives_the_same_partners(tmp_path):
+    whole, other = DatasetPairing(k=4), DatasetPairing(k=4)
+    whole.rebuild(torch.randn(30, 5, generator=torch.Generator().manual_seed(0)))
+    save_state(tmp_path / "state.safetensors", whole.state_dict())
+    other.load_state_dict(load_state(tmp_path / "state.safetensors"))
+    index = torch.arange(30)
+    seeded = [torch.Generator().manual_seed(2) for _ in range(2)]
+    assert torch.equal(whole.partners(index, 1.0, seeded[0]), other.partners(index, 1.0, seeded[1]))
+
+
+def test_restart_and_unique_reach_the_walks():
+    ha, hb = views()
+    many = WalkPairing(k=3, length=1, walks=8, unique=True, restart=0.4)(ha, hb)
+    for anchor in range(24):
+        ends = many.positive[many.anchor == anchor].tolist()
+        weights = many.weight[many.anchor == anchor].tolist()
+        for i, (end, weight) in enumerate(zip(ends, weights, strict=True)):
+            if end in ends[:i] or end == anchor:
+                assert weight == 0
+    assert 0.3 < float((many.anchor == many.positive).float().mean()) < 0.5  # one step of 192 walks, 40 % of them home
+    plain = WalkPairing(k=3, length=1, walks=8)(ha, hb)
+    assert (plain.anchor != plain.positive).all()
+
+
+@pytest.mark.parametrize("call", [lambda: Queue(0), lambda: DatasetPairing().partners(torch.arange(3), 1.5)])
+def test_impossible_scopes_are_refused(call):
+    with pytest.raises(ValueError, match=r"got (0|1\.5)"):
+        call()

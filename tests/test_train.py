@@ -47,12 +47,20 @@ def assert_same(a: dict, b: dict) -> None:
         assert torch.equal(a[name], b[name]), name
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "lars"])
-def test_a_run_interrupted_after_any_epoch_ends_as_if_it_had_not_been(tmp_path, images, monkeypatch, optimizer):
-    whole = fit(small(tmp_path / "whole", optimizer=optimizer), *images, progress=False)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"optimizer": "adamw"},
+        {"optimizer": "lars"},
+        {"scope": "queue", "queue_batches": 2},
+        {"scope": "dataset", "graph_epochs": 2},
+    ],
+)
+def test_a_run_interrupted_after_any_epoch_ends_as_if_it_had_not_been(tmp_path, images, monkeypatch, fields):
+    whole = fit(small(tmp_path / "whole", **fields), *images, progress=False)
     save = training.Trainer.save
     for stop_after in (1, 2):
-        config = small(tmp_path / f"cut{stop_after}", optimizer=optimizer)
+        config = small(tmp_path / f"cut{stop_after}", **fields)
 
         def save_then_die(trainer, stop_after=stop_after):
             save(trainer)
@@ -76,6 +84,21 @@ def test_sag_vicreg_at_alpha_zero_is_vicreg_bit_for_bit(tmp_path, images):
     walked = fit(small(tmp_path / "c", alpha=0.5), *images, progress=False)
     assert_same(weights(zero), weights(plain))
     assert not torch.equal(weights(walked)["backbone.0.weight"], weights(plain)["backbone.0.weight"])
+
+
+@pytest.mark.parametrize("scope", ["queue", "dataset"])
+def test_every_scope_is_vicreg_without_alpha_and_something_else_with_it(tmp_path, images, scope):
+    plain = fit(small(tmp_path / "a", method="vicreg"), *images, progress=False)
+    zero = fit(small(tmp_path / "b", scope=scope, alpha=0.0), *images, progress=False)
+    walked = fit(small(tmp_path / "c", scope=scope, alpha=0.9), *images, progress=False)
+    assert_same(weights(zero), weights(plain))
+    assert not torch.equal(weights(walked)["backbone.0.weight"], weights(plain)["backbone.0.weight"])
+    assert walked.record["seconds"]["walk"] > 0
+
+
+def test_an_unknown_scope_is_refused(tmp_path, images):
+    with pytest.raises(ValueError, match="unknown scope 'batches': choose one of batch, queue, dataset"):
+        fit(small(tmp_path, scope="batches"), *images, progress=False)
 
 
 def test_a_checkpoint_of_another_configuration_is_not_continued(tmp_path, images, monkeypatch):

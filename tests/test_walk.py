@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from sagkit.graph import Graph, similarity_graph
-from sagkit.walk import path_weight, random_walk, sample_pairs, walk_from_uniforms
+from sagkit.walk import path_weight, random_walk, sample_pairs, walk_from_uniforms, walk_tables
 
 DRAWS = 40_000
 LEVEL = 1e-3 / 12  # a family of at most twelve chi-square tests each, at 0.1 % together; seeds are fixed
@@ -52,6 +52,35 @@ def test_restart_follows_its_closed_form(graph):
     starts = torch.arange(12).repeat_interleave(DRAWS)
     ends = random_walk(graph, starts, length, restart, seeded(9))[:, -1].view(12, DRAWS)
     assert all(follows(ends[i], law[i]) for i in range(12))
+
+
+def test_lazy_steps_and_restarts_together_follow_their_closed_form(graph):
+    restart, lazy, length = 0.2, 0.35, 3
+    p = graph.to_dense().double().numpy()
+    law = np.eye(12)
+    for _ in range(length):  # each step: home, else stay, else along P
+        law = restart * np.eye(12) + lazy * law + (1 - restart - lazy) * law @ p
+    starts = torch.arange(12).repeat_interleave(DRAWS)
+    ends = random_walk(graph, starts, length, restart, seeded(7), lazy=lazy)[:, -1].view(12, DRAWS)
+    assert all(follows(ends[i], law[i]) for i in range(12))
+
+
+@pytest.mark.parametrize(("p", "q"), [(0.25, 1.0), (1.0, 4.0), (4.0, 0.25)])
+def test_return_and_in_out_parameters_follow_node2vecs_law(graph, p, q):
+    plain = graph.to_dense().double().numpy()
+    ends = random_walk(graph, torch.zeros(12 * DRAWS, dtype=torch.int64), 3, generator=seeded(5), p=p, q=q)
+    second = {}  # law of the next node by (last, here), from the definition
+    for last in range(12):
+        for here in np.flatnonzero(plain[last]):
+            bias = np.where(plain[last] > 0, 1.0, 1 / q)
+            bias[last] = 1 / p
+            second[last, here] = plain[here] * bias / (plain[here] * bias).sum()
+    law = np.zeros(12)
+    for a in np.flatnonzero(plain[0]):
+        for b in np.flatnonzero(second[0, a]):
+            law += plain[0, a] * second[0, a][b] * second[a, b]
+    assert follows(ends[:, -1], law)
+    assert not follows(ends[:, -1], np.linalg.matrix_power(plain, 3)[0])
 
 
 def test_walks_from_different_starts_are_independent(graph):
@@ -145,6 +174,52 @@ def test_without_similarities_a_pair_that_left_home_has_weight_one():
     assert path_weight(graph, paths).tolist() == [1.0, 0.0]
 
 
+def test_a_restart_begins_the_product_anew_and_a_lazy_step_leaves_it():
+    graph = Graph(torch.tensor([[1], [2], [3], [0]]), torch.ones(4, 1), torch.tensor([[0.5], [0.25], [0.75], [0.125]]))
+    paths = torch.tensor([[0, 1, 0, 1], [0, 1, 1, 2], [0, 1, 2, 3], [0, 1, 2, 0]])
+    assert path_weight(graph, paths).tolist() == [0.5, 0.125, 0.09375, 0.0]
+
+
+def test_anchors_are_where_walks_start_and_unique_counts_each_partner_once(graph):
+    anchors = torch.tensor([7, 2])
+    pairs = sample_pairs(graph, 1, walks=9, generator=seeded(1), anchors=anchors, unique=True)
+    plain = sample_pairs(graph, 1, walks=9, generator=seeded(1), anchors=anchors)
+    assert pairs.anchor.tolist() == [7] * 9 + [2] * 9
+    assert torch.equal(pairs.positive, plain.positive)
+    for row in range(2):
+        mine = slice(9 * row, 9 * row + 9)
+        ends = plain.positive[mine].tolist()
+        first = torch.tensor([end not in ends[:i] for i, end in enumerate(ends)])
+        assert len(set(ends)) < 9
+        assert torch.equal(pairs.weight[mine], plain.weight[mine] * first)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 8, 9, 31, 33])
+def test_any_number_of_slots_gives_the_walks_of_a_search_in_the_cumulative_weights(k):
+    generator = seeded(k)
+    weights = torch.rand(50, k, generator=generator) + 1e-3
+    graph = Graph(torch.randint(50, (50, k), generator=generator), weights)
+    starts, u = torch.arange(50), torch.rand(4, 50, generator=generator)
+    cdf = weights.cumsum(dim=1)
+    cdf = cdf / cdf[:, -1:]
+    node, path = starts, [starts]
+    for draw in u:
+        node = graph.neighbors[node, torch.searchsorted(cdf[node], draw[:, None], right=True)[:, 0]]
+        path.append(node)
+    expected = torch.stack(path, dim=1)
+    assert torch.equal(walk_from_uniforms(graph, starts, u), expected)
+    assert torch.equal(walk_from_uniforms(graph, starts, u, tables=walk_tables(graph)), expected)
+    assert torch.equal(walk_from_uniforms(graph, starts, u.double()), expected)
+
+
+def test_no_gradient_flows_through_a_walk(graph):
+    weights = graph.weights.clone().requires_grad_()
+    pairs = sample_pairs(
+        Graph(graph.neighbors, weights, graph.similarity.clone().requires_grad_()), 2, generator=seeded()
+    )
+    assert not pairs.weight.requires_grad
+
+
 def test_an_isolated_node_pairs_with_nobody():
     x = torch.tensor([[1.0, 0.0], [1.0, 0.1], [-1.0, 0.05], [-1.0, 0.0], [0.0, 9.0]])
     graph = similarity_graph(x, 1, mutual=True)
@@ -162,9 +237,9 @@ from sagkit.graph import similarity_graph
 from sagkit.walk import walk_from_uniforms
 torch.manual_seed(0)
 graph, starts, u = similarity_graph(torch.randn(12, 3), k=4), torch.arange(12), torch.rand(3, 12)
-for restart in (0.0, 0.3):
-    plain = walk_from_uniforms(graph, starts, u, restart)
-    compiled = torch.compile(walk_from_uniforms, fullgraph=True, backend="aot_eager")(graph, starts, u, restart)
+for restart, lazy in ((0.0, 0.0), (0.3, 0.2)):
+    plain = walk_from_uniforms(graph, starts, u, restart, lazy)
+    compiled = torch.compile(walk_from_uniforms, fullgraph=True, backend="aot_eager")(graph, starts, u, restart, lazy)
     assert torch.equal(plain, compiled)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -186,6 +261,9 @@ def test_the_law_is_the_same_on_the_gpu(graph):
         (lambda g: random_walk(g, torch.arange(12), 0), "at least 1 step, got 0"),
         (lambda g: random_walk(g, torch.arange(12), 2, restart=1.0), r"in \[0, 1\), got 1.0"),
         (lambda g: sample_pairs(g, 2, walks=0), "at least 1, got 0"),
+        (lambda g: random_walk(g, torch.arange(12), 2, restart=0.5, lazy=0.5), r"in \[0, 1 - restart = 0.5\), got 0.5"),
+        (lambda g: random_walk(g, torch.arange(12), 2, q=0.0), r"p = 1.0, q = 0.0"),
+        (lambda g: random_walk(g, torch.arange(12), 2, restart=0.1, q=2.0), "restart = lazy = 0, got restart = 0.1"),
     ],
 )
 def test_impossible_walks_are_refused(graph, call, words):
