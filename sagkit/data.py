@@ -201,7 +201,8 @@ def validation_split(
 def _cifar(name: str, split: str, root: Path, download: bool) -> ImageSet:
     kind, classes = CIFAR[name]
     for tree in (root / name / split, root / split):
-        if tree.is_dir() and sum(child.is_dir() for child in tree.iterdir()) == classes:
+        folders = [c for c in tree.iterdir() if c.is_dir() and not c.name.startswith(".")] if tree.is_dir() else []
+        if len(folders) == classes or (folders and tree.parent.name == name):
             return _cifar_tree(tree, name, split)
     place = next((p for p in (root / name, root) if (p / kind.base_folder).is_dir()), root)
     try:
@@ -217,9 +218,10 @@ def _cifar(name: str, split: str, root: Path, download: bool) -> ImageSet:
 def _cifar_tree(tree: Path, name: str, split: str) -> ImageSet:
     files = list_images(tree)
     classes = folder_classes(files)
-    if len(files) != CIFAR_IMAGES[split] or classes is None:
+    if len(files) != CIFAR_IMAGES[split] or len(classes or ()) != CIFAR[name][1]:
         raise ValueError(
-            f"{tree} holds {len(files):,} images in class folders, and {name} has {CIFAR_IMAGES[split]:,}: "
+            f"{tree} holds {len(files):,} images in {len(classes or ())} class folders, and {name} has "
+            f"{CIFAR_IMAGES[split]:,} in {CIFAR[name][1]}: "
             "unpack it again, or load a part of it as a folder, by its path"
         )
     images, paths = decode_images(tree, files, 32, strict=True)
@@ -235,10 +237,10 @@ def _cifar_pickles(source: datasets.CIFAR10) -> ImageSet:
 def _folder(path: Path, split: str, size: int | None, strict: bool) -> ImageSet:
     if size is not None and size < 1:
         raise ValueError(f"size must be at least 1 pixel, got {size}")
-    root, others = path, []
+    root, others, other_root = path, [], path
     if (path / "train").is_dir() and (path / "test").is_dir():
-        root = path / split
-        others = list_images(path / ("test" if split == "train" else "train"))
+        root, other_root = path / split, path / ("test" if split == "train" else "train")
+        others = list_images(other_root)
     elif split == "test":
         raise ValueError(f"{path} has no test split: make subfolders train and test, or use split 'val'")
     files = list_images(root)
@@ -247,7 +249,9 @@ def _folder(path: Path, split: str, size: int | None, strict: bool) -> ImageSet:
     classes = folder_classes([*files, *others])
     if classes is None and any("/" in file.path for file in files):
         warnings.warn(f"{root} is read without labels: its images do not all lie in <class>/<image>", stacklevel=3)
-    images, paths = decode_images(root, files, size or usual_size(root, files), strict)
+    # Both splits count, so that they come in one size.
+    size = size or usual_size(sorted([*(root / f.path for f in files), *(other_root / f.path for f in others)]))
+    images, paths = decode_images(root, files, size, strict)
     if classes is None:
         return ImageSet(images, paths=paths)
     return ImageSet(images, folder_labels(paths, classes), classes, paths)
@@ -259,7 +263,7 @@ def _npz(path: Path, split: str) -> ImageSet:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             found = {key: arrays[key] for key in ("images", "labels", "class_names") if key in arrays}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{path} cannot be read as .npz ({error}): write it with numpy.savez, without objects"
         ) from None

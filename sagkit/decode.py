@@ -1,7 +1,7 @@
 """Image files to one uint8 tensor, with the decoded result kept as one file in a cache folder.
 
     files (N)  --Pillow, a thread pool-->  RGB, shorter side S, centre crop  -->  uint8 (N, 3, S, S)
-    cache file = hash(root, S) - hash(relative path, bytes, mtime of every file) .safetensors
+    cache file = hash(root, S) - hash(relative path, size in bytes, mtime of every file) .safetensors
 
 [K] Decoding CIFAR-100's 50,000 training files takes about ten core-seconds; listing them and reading the cache, less
 than one. The cache holds tensors and names only (safetensors: nothing in it can run code). It is written to a
@@ -84,9 +84,10 @@ def list_images(root: Path) -> list[ImageFile]:
 
 
 def folder_classes(files: Sequence[ImageFile]) -> tuple[str, ...] | None:
-    """Sorted class folders, if every file lies in exactly one folder."""
+    """Sorted class folders, if every file lies in exactly one folder; one folder alone tells nothing apart."""
     parents = [file.path.split("/")[:-1] for file in files]
-    return tuple(sorted({p[0] for p in parents})) if all(len(p) == 1 for p in parents) else None
+    names = sorted({p[0] for p in parents if p})
+    return tuple(names) if len(names) > 1 and all(len(p) == 1 for p in parents) else None
 
 
 def folder_labels(paths: Sequence[str], classes: Sequence[str]) -> Int64[Tensor, "N"]:
@@ -94,12 +95,12 @@ def folder_labels(paths: Sequence[str], classes: Sequence[str]) -> Int64[Tensor,
     return torch.tensor([number[path.split("/")[0]] for path in paths], dtype=torch.int64)
 
 
-def usual_size(root: Path, files: Sequence[ImageFile]) -> int:
+def usual_size(paths: Sequence[Path]) -> int:
     """64, or 32 where the median shorter side of (at most 1,000 evenly spaced) images is below 64."""
     sides = []
-    for file in files[:: max(1, len(files) // 1000)]:
+    for path in paths[:: max(1, len(paths) // 1000)]:
         try:
-            with Image.open(root / file.path) as image:  # reads the header only
+            with Image.open(path) as image:  # reads the header only
                 sides.append(min(image.size))
         except Exception:  # decoding will name it
             continue

@@ -99,7 +99,7 @@ def make_encoder(name: str, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), pretra
     else:
         kind, _, digits = name.partition("-w")
         if kind not in NARROW or not digits.isdigit() or int(digits) < 1:
-            known = [*FULL, *(f"{kind}-w16" for kind in NARROW), "timm:vit_tiny_patch16_224"]
+            known = [*FULL, *(f"{kind}-w16" for kind in NARROW), "timm:resnet18", "timm:vit_tiny_patch16_224"]
             near = ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0) or known)
             raise ValueError(f"unknown encoder {name!r}: did you mean {near}?")
         backbone = NarrowResNet(int(digits), NARROW[kind])
@@ -115,7 +115,12 @@ def _timm_backbone(name: str, pretrained: bool) -> tuple[nn.Module, int]:
     if not timm.is_model(name):
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)) or "timm.list_models()"
         raise ValueError(f"timm has no backbone {name!r}: did you mean {near}?")
-    backbone = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    try:
+        backbone = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    except Exception as error:  # hub clients raise whatever a missing network drives them to
+        if not pretrained:
+            raise
+        raise ValueError(f"no weights for 'timm:{name}' ({error}): they need a network, or pretrained=False") from None
     # Some backbones have a further layer between pooling and head; its width is that of the features.
     return backbone, getattr(backbone, "head_hidden_size", None) or backbone.num_features
 
@@ -151,7 +156,12 @@ def extract_features(encoder: nn.Module, images: Tensor, batch_size: int = 500) 
         encoder: module from (B, 3, H, W) floats in [0, 1] to (B, F).
         images: uint8 (N, 3, H, W), on any device.
         batch_size: images at a time; changes memory, not results beyond float rounding.
+
+    Raises:
+        ValueError: for images of another dtype.
     """
+    if images.dtype != torch.uint8:
+        raise ValueError(f"images must be uint8 (0 to 255), got {images.dtype}: convert with (x * 255).byte()")
     device = next(encoder.parameters(), images).device  # a module without parameters runs where the images are
     training = encoder.training
     encoder.eval()

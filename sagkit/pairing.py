@@ -19,8 +19,25 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sagkit.graph import Graph, similarity_graph
+from sagkit.graph import KERNELS, Graph, similarity_graph
 from sagkit.walk import Pairs, no_pairs, path_weight, random_walk, sample_pairs, walk_tables
+
+
+def check_settings(k: int, length: int, walks: int, temperature: float, kernel: str, restart: float) -> None:
+    """Refuse settings that no features could meet, when a module is made and not steps later.
+
+    Raises:
+        ValueError: naming the value and its range.
+    """
+    for name, value in (("k", k), ("length", length), ("walks", walks)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be greater than 0, got {temperature}: 0.1 is the default")
+    if kernel not in KERNELS:
+        raise ValueError(f"unknown kernel {kernel!r}: choose one of {', '.join(KERNELS)}")
+    if not 0 <= restart < 1:
+        raise ValueError(f"restart must be a probability in [0, 1), got {restart}")
 
 
 class WalkPairing(nn.Module):
@@ -55,6 +72,7 @@ class WalkPairing(nn.Module):
         unique: bool = False,
     ):
         super().__init__()
+        check_settings(k, length, walks, temperature, kernel, restart)
         if every < 1:
             raise ValueError(f"every must be at least 1 (each step), got {every}")
         self.k, self.length, self.walks = k, length, walks
@@ -74,6 +92,8 @@ class WalkPairing(nn.Module):
             bank: features of further nodes that walks may pass through and end on but do not start from; a positive
                 of B + m is row m of the bank.
         """
+        if ha.shape != hb.shape:
+            raise ValueError(f"the two views differ in shape, {tuple(ha.shape)} and {tuple(hb.shape)}: pass both alike")
         step, self.step = self.step, self.step + 1
         if step % self.every:
             return no_pairs(ha.device)
@@ -161,6 +181,7 @@ class DatasetPairing(nn.Module):
         restart: float = 0.0,
     ):
         super().__init__()
+        check_settings(k, length, 1, temperature, kernel, restart)
         self.k, self.length, self.restart = k, length, restart
         self.temperature, self.kernel, self.mutual = temperature, kernel, mutual
         self.graph: Graph | None = None

@@ -19,13 +19,17 @@ import torch
 from sagkit.checkpoint import load_state, save_state, write_text
 from sagkit.model import Encoder, make_encoder
 
+NAMED = ("shapes", "cifar10", "cifar100")  # data sets whose records nothing else may mix with
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "lightning-fabric")
 
 
 def record_path(results, profile: str, train_set: str, method: str, variant: str, seed: int) -> Path:
-    """Where the record of a run lies; a training set that is a folder or .npz file goes by its last name."""
+    """Where the record of a run lies; a folder or .npz file goes by its last name, marked if that is a data set's."""
     name = method if variant == "default" else f"{method}-{variant}"
-    return Path(results) / profile / Path(train_set).name.removesuffix(".npz") / f"{name}-seed{seed}.json"
+    if train_set not in NAMED:
+        given = Path(train_set).resolve().name.removesuffix(".npz")
+        train_set = f"{given}-folder" if given in NAMED or not given else given
+    return Path(results) / profile / train_set / f"{name}-seed{seed}.json"
 
 
 def write_record(path: Path, record: dict) -> None:

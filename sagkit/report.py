@@ -1,6 +1,7 @@
 """Tables from run records: mean and spread over seeds, one row per method and variant.
 
     python -m sagkit.report                          print every table
+    python -m sagkit.report --cost                   and what each row cost to train
     python -m sagkit.report --write README.md        and set the tables between that file's `table` markers
     python -m sagkit.report --reevaluate             first rewrite the metrics of records with a stored encoder
 
@@ -32,6 +33,18 @@ COLUMNS = {
     "superclass_knn": "superclass kNN %",
     "label_free": "label-free",
 }
+FREE = {
+    "seed",
+    "threads",
+    "precision",
+    "accelerator",
+    "devices",
+    "results",
+    "runs",
+    "data_root",
+    "readout_every",
+    "probe",
+}
 PERCENT = {"knn", "linear", "superclass_knn", "superclass_linear"}
 
 
@@ -56,13 +69,30 @@ class Summary:
         return f"{scale * self.mean:{'+' if signed else ''}.{digits}f}{spread}"
 
 
-def table(records: list[dict]) -> pd.DataFrame:
-    """One row per method and variant of records that share profile and training set; text cells."""
+def rows_of(records: list[dict]) -> dict[str, list[dict]]:
+    """Records of one row each, untrained networks first.
+
+    Raises:
+        ValueError: where records of one row were made with different settings.
+    """
     rows = defaultdict(list)
     for record in records:
         rows[_name(record)].append(record)
+    for name, (first, *others) in rows.items():
+        for other in others:
+            a, b = first["config"], other["config"]
+            differing = [f"{k} {a[k]} and {b[k]}" for k in a if k in b and k not in FREE and a[k] != b[k]]
+            if differing:
+                raise ValueError(
+                    f"records of {name!r} differ in {', '.join(differing)}: give one of the settings a --variant"
+                )
+    return dict(sorted(rows.items(), key=lambda item: (item[1][0]["config"]["epochs"] > 0, item[0])))
+
+
+def table(records: list[dict]) -> pd.DataFrame:
+    """One row per method and variant of records that share profile and training set; text cells."""
     shown = {}
-    for name, runs in sorted(rows.items(), key=lambda item: (item[1][0]["config"]["epochs"] > 0, item[0])):
+    for name, runs in rows_of(records).items():
         cells = {"seeds": str(len(runs)), "epochs": str(runs[0]["config"]["epochs"])}
         cells["core-min"] = f"{sum(r['core_seconds'] for r in runs) / len(runs) / 60:.1f}"
         for key, title in COLUMNS.items():
@@ -70,6 +100,26 @@ def table(records: list[dict]) -> pd.DataFrame:
             cells[title] = Summary.over(values).show(key in PERCENT) if len(values) == len(runs) else "not measured"
         shown[name] = cells
     return pd.DataFrame.from_dict(shown, orient="index").rename_axis("method")
+
+
+def costs(records: list[dict]) -> pd.DataFrame:
+    """What the rows of the same table cost to train, means over seeds; text cells."""
+
+    def mean(runs, key):
+        return sum(run[key] or 0 for run in runs) / len(runs)
+
+    shown = {
+        name: {
+            "encoder": runs[0]["config"]["encoder"],
+            "parameters": f"{runs[0]['parameters']:,}",
+            "core-min": f"{mean(runs, 'core_seconds') / 60:.1f}",
+            "images/s": f"{mean(runs, 'images_per_second'):,.0f}",
+            "graph, walk, rebuild": f"{mean(runs, 'walk_share'):.2%}",
+        }
+        for name, runs in rows_of(records).items()
+        if runs[0]["config"]["epochs"] > 0
+    }
+    return pd.DataFrame.from_dict(shown, orient="index").rename_axis("cost")
 
 
 def differences(records: list[dict], baseline: str = "vicreg") -> pd.DataFrame:
@@ -116,7 +166,10 @@ def caption(records: list[dict]) -> str:
     """Provenance of a table in one line: split, seeds, hardware and commits of its records."""
     commits = sorted({record["commit"][:9] for record in records})
     machines = sorted(
-        {f"{record['processor']}, {record['config']['threads'] or 'all'} thread(s)" for record in records}
+        f"{processor}, {threads or 'all'} thread(s), {precision}"
+        for processor, threads, precision in {
+            (r["processor"], r["config"]["threads"], r["config"].get("precision")) for r in records
+        }
     )
     split = " and ".join(sorted({record["evaluated_on"] for record in records}))
     return (
@@ -184,11 +237,12 @@ def rewrite_metrics(records: list[dict], data_root: str | None = None) -> None:
         print(f"evaluated {path}")
 
 
-def main(results: str = "figures/results", write: str = "", reevaluate: bool = False) -> None:
+def main(results: str = "figures/results", write: str = "", reevaluate: bool = False, cost: bool = False) -> None:
     """Print tables from run records.
 
     Args:
         results: folder of run records.
+        cost: also print what each row cost to train.
         write: a Markdown file whose marked tables are set anew.
         reevaluate: first rewrite the metrics of records whose encoder is stored.
     """
@@ -200,6 +254,8 @@ def main(results: str = "figures/results", write: str = "", reevaluate: bool = F
         records = read_records(results)
     for profile, train_set in sorted(groups(records)):
         print(f"{profile} / {train_set}\n\n{render(profile, train_set, records)}\n")
+        if cost:
+            print(f"{to_markdown(costs(groups(records)[profile, train_set]))}\n")
     if write:
         write_text(write, fill(Path(write).read_text(), records, read_bench(results)))
 

@@ -8,19 +8,19 @@ This module and `trainer` are the only ones that read configuration; everything 
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 
 from sagkit.config import Config, configure
 from sagkit.data import ImageSet, load_images
-from sagkit.evaluate import evaluate, local, references, structure
+from sagkit.evaluate import evaluate, label_free, local, references, structure
 from sagkit.model import Encoder, extract_features
 from sagkit.record import load_encoder, provenance, save_encoder, write_record
-from sagkit.trainer import Trainer, native_precision, stream
+from sagkit.trainer import Trainer, check, make_fabric, native_precision, stream
 
 READOUT_BANK, READOUT_QUERIES = 5000, 1000
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # else every fit announces its precision
@@ -45,19 +45,22 @@ def fit(config: Config, train: ImageSet | None = None, queries: ImageSet | None 
         progress: show a progress bar on standard error.
 
     Raises:
-        ValueError: for a batch smaller than 2 or larger than the data, or a loss that is not finite.
+        ValueError: for impossible settings, a batch larger than the data, or a loss that is not finite.
+        OSError: where record or checkpoint cannot be written.
     """
+    check(config)
     if config.threads:
         torch.set_num_threads(config.threads)
-    train = train or load_images(config.data, config.split, root=config.data_root or None)
-    queries = queries or load_images(
-        config.data, "test" if config.split == "train" else "val", root=config.data_root or None
-    )
-    if not 2 <= config.batch_size <= len(train):
-        raise ValueError(f"batch_size {config.batch_size} must be between 2 and the {len(train)} training images")
+    root = config.data_root or None
+    if train is None:
+        train = load_images(config.data, config.split, root=root)
+    if queries is None:
+        queries = load_images(config.data, "test" if config.split == "train" else "val", root=root)
+    if config.batch_size > len(train):
+        raise ValueError(f"batch_size {config.batch_size} exceeds the {len(train)} training images: lower batch_size")
     if config.precision == "auto":  # resolved before anything is recorded, so that a run repeats exactly elsewhere
         config = replace(config, precision=native_precision(config.accelerator))
-    fabric = Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision)
+    fabric = make_fabric(config)
     fabric.launch()
     torch.manual_seed(config.seed)
     trainer = Trainer(config, fabric, train)
@@ -76,7 +79,7 @@ def fit(config: Config, train: ImageSet | None = None, queries: ImageSet | None 
 def readout(encoder: Encoder, train: ImageSet, config: Config) -> dict[str, float]:
     """kNN and Spearman on a fixed sample of the training images: for watching a run, never for a table."""
     if train.labels is None:
-        return {}
+        return {"label_free": label_free(encoder, train.images)}
     order = torch.randperm(len(train), generator=stream(0, "readout"))
     bank = order[: min(READOUT_BANK, len(train) * 3 // 4)]
     asked = order[len(bank) : len(bank) + READOUT_QUERIES]
@@ -90,14 +93,14 @@ def readout(encoder: Encoder, train: ImageSet, config: Config) -> dict[str, floa
 
 def finish(trainer: Trainer, queries: ImageSet) -> Run:
     """Store the encoder, evaluate it as stored, write the record, and drop the checkpoint."""
-    config, clock = trainer.config, trainer.clock
+    config, clock, fabric = trainer.config, trainer.clock, trainer.fabric
     stored = trainer.path.with_suffix(".safetensors")
-    if not trainer.fabric.is_global_zero:
+    if not fabric.is_global_zero:
+        fabric.barrier()  # a process that leaves early would take the evaluating one with it
         return Run(trainer.method.encoder, {}, trainer.path)
     save_encoder(stored, trainer.method.encoder, config.encoder)
-    encoder = load_encoder(stored).to(trainer.fabric.device)
+    encoder = load_encoder(stored).to(fabric.device)
     metrics = evaluate(encoder, trainer.train, queries, config.data, config.probe, config.seed)
-    origin = provenance()
     record = {
         "method": config.method,
         "variant": config.variant,
@@ -111,24 +114,29 @@ def finish(trainer: Trainer, queries: ImageSet) -> Run:
         "walk_share": round(clock.parts.get("walk", 0) / clock.seconds, 5) if clock.seconds else 0.0,
         "seconds": {name: round(value, 2) for name, value in sorted(clock.parts.items())},
         "parameters": sum(p.numel() for p in trainer.method.encoder.parameters()),
-        "command": "python -m sagkit.train " + " ".join(_flags(config)),
+        "command": "python -m sagkit.train " + shlex.join(flags(config)),
         "config": config.to_dict(),
-        **origin,
-        "evaluated_commit": origin["commit"],
+        **trainer.origin,
+        "evaluated_commit": provenance()["commit"],
         "metrics": {name: round(float(value), 5) for name, value in metrics.items()},
         "log": [{k: round(v, 5) for k, v in entry.items()} for entry in trainer.log],
     }
     write_record(trainer.path, record)
     trainer.checkpoint.unlink(missing_ok=True)
+    fabric.barrier()
     return Run(encoder, record, trainer.path)
 
 
-def _flags(config: Config) -> list[str]:
+def flags(config: Config) -> list[str]:
+    """The command line that gives this configuration: what its profile does not say, and always the precision."""
     preset = configure(config.method, config.profile).to_dict()
-    always = ("method", "data", "profile", "seed")
+    always = ("method", "data", "profile", "seed", "precision")
     now = config.to_dict()
-    changed = [k for k in now if k not in always and now[k] != preset[k]]
-    return [f"--{k.replace('_', '-')} {now[k]}" for k in (*always, *changed)]
+    words = []
+    for name in (*always, *(k for k in now if k not in always and now[k] != preset[k])):
+        flag, value = name.replace("_", "-"), now[name]
+        words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    return words
 
 
 def _bar(config: Config, trainer: Trainer, shown: bool):
@@ -153,10 +161,11 @@ def main(arguments: list[str] | None = None) -> None:
         preset = configure(**chosen)
         config = tyro.cli(Config, default=preset, args=arguments, prog="python -m sagkit.train")
         run = fit(config)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"sagkit.train: {error}") from None
-    print(f"record: {run.path}")
-    for name, value in run.record["metrics"].items():
+    if run.record:  # the first process has it
+        print(f"record: {run.path}")
+    for name, value in run.record.get("metrics", {}).items():
         print(f"  {name:28s} {value:.4f}")
 
 

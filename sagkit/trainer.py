@@ -17,13 +17,13 @@ from lightning_fabric import Fabric
 
 from sagkit.augment import Augmentation, channel_statistics
 from sagkit.checkpoint import load_state, save_state
-from sagkit.config import Config
+from sagkit.config import PROFILES, Config
 from sagkit.data import ImageSet
 from sagkit.methods import METHODS, DatasetSAGVICReg, Ramp, SAGVICReg, VICReg, only_process
 from sagkit.model import Encoder, extract_features, make_encoder, make_projector
 from sagkit.optim import learning_rate, make_optimizer
 from sagkit.pairing import DatasetPairing, Queue, WalkPairing
-from sagkit.record import record_path
+from sagkit.record import provenance, record_path
 
 SCOPES = ("batch", "queue", "dataset")
 # Fields that may differ between a checkpoint and the run that continues it: they do not change what is computed.
@@ -71,15 +71,51 @@ def native_precision(accelerator: str = "auto") -> str:
     return "bf16-mixed" if native else "32-true"
 
 
-def build_method(config: Config, encoder: Encoder, gather=only_process) -> VICReg:
-    """The method of a configuration around an encoder.
+def check(config: Config) -> None:
+    """Refuse impossible settings before anything is loaded or trained.
 
     Raises:
-        ValueError: for an unknown method or scope.
+        ValueError: naming the setting, its value and the remedy.
     """
-    for kind, name, known in (("method", config.method, METHODS), ("scope", config.scope, SCOPES)):
+    for kind, name, known in (
+        ("method", config.method, METHODS),
+        ("scope", config.scope, SCOPES),
+        ("split", config.split, ("train", "fit")),
+        ("profile", config.profile, tuple(PROFILES)),
+    ):
         if name not in known:
             raise ValueError(f"unknown {kind} {name!r}: choose one of {', '.join(known)}")
+    if config.epochs < 0:
+        raise ValueError(f"epochs must be at least 0, got {config.epochs}")
+    if config.batch_size < 2 or config.batch_size % config.devices:
+        raise ValueError(
+            f"batch_size {config.batch_size} must be at least 2 and a multiple of devices = {config.devices}"
+        )
+    if config.method == "sag-vicreg":
+        most = float("inf") if config.keep and config.scope != "dataset" else 1
+        if not 0 <= config.alpha <= most:
+            raise ValueError(f"alpha must lie in [0, {most}], got {config.alpha}: see Config.alpha and Config.keep")
+        if config.scope == "batch" and config.k >= config.batch_size:
+            raise ValueError(
+                f"k = {config.k} neighbours need k < batch_size = {config.batch_size}: lower k or use a larger batch"
+            )
+
+
+def make_fabric(config: Config) -> Fabric:
+    """Lightning Fabric for a configuration.
+
+    Raises:
+        ValueError: for an accelerator, a number of devices or a precision that is not to be had here.
+    """
+    try:
+        return Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision)
+    except (RuntimeError, ValueError) as error:
+        setting = f"accelerator {config.accelerator!r}, devices {config.devices}, precision {config.precision!r}"
+        raise ValueError(f"{setting} cannot be had here ({error}): try --accelerator cpu --devices 1") from None
+
+
+def build_method(config: Config, encoder: Encoder, gather=only_process) -> VICReg:
+    """The method of a configuration around an encoder."""
     projector = make_projector(
         encoder.feature_width, config.projector_hidden, config.projector_out, config.projector_layers
     )
@@ -103,9 +139,14 @@ class Trainer:
         self.config, self.fabric, self.train = config, fabric, train
         self.path = record_path(config.results, config.profile, config.data, config.method, config.variant, config.seed)
         self.checkpoint = Path(config.runs) / self.path.relative_to(config.results).with_suffix(".safetensors")
+        for path in (self.path, self.checkpoint):
+            path.parent.mkdir(parents=True, exist_ok=True)  # now rather than after hours of training
+        self.origin = provenance()  # of the code that trains, whatever happens to the checkout meanwhile
+        self.fingerprint = f"{tuple(train.images.shape)} {zlib.crc32(train.images.numpy()):08x}"
         self.images = train.images.to(fabric.device)
         self.augmentation = Augmentation(size=config.view_size, crop_scale=(config.crop_min, 1.0), blur=config.blur)
         encoder = make_encoder(config.encoder, *channel_statistics(train.images))
+        _try(encoder, config)
         gather = only_process if fabric.world_size == 1 else gather_through(fabric)
         self.method = build_method(config, encoder, gather).to(memory_format=torch.channels_last)
         self.method.watch.cuda = fabric.device.type == "cuda"
@@ -134,8 +175,9 @@ class Trainer:
                 f"the loss of epoch {self.epoch + 1} is not finite ({means}): lower lr = {config.lr}; "
                 f"the checkpoint of the epoch before is kept at {self.checkpoint}"
             )
+        core_seconds = fabric.all_reduce(torch.tensor(time.process_time() - cost[0]), reduce_op="sum")
         self.clock.add(
-            time.process_time() - cost[0],
+            float(core_seconds),
             time.perf_counter() - cost[1],
             self.steps_per_epoch * config.batch_size,
             self.method.watch.read(),
@@ -193,6 +235,8 @@ class Trainer:
                 "precision": self.fabric.strategy.precision.state_dict(),  # the gradient scaler of 16-mixed
                 "log": self.log,
                 "clock": vars(self.clock),
+                "origin": self.origin,
+                "images": self.fingerprint,
             }
             save_state(self.checkpoint, state)
         self.fabric.barrier()
@@ -207,10 +251,28 @@ class Trainer:
         if differing:
             changes = ", ".join(f"{k} {state['config'].get(k)} -> {now[k]}" for k in differing)
             raise ValueError(f"{self.checkpoint} is of another configuration ({changes}): delete it or set variant")
+        if state["images"] != self.fingerprint:
+            raise ValueError(
+                f"{self.checkpoint} was trained on other images ({state['images']}, now {self.fingerprint}): "
+                "delete it or set variant"
+            )
+        self.origin = state["origin"]
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.epoch, self.log, self.clock = state["epoch"], state["log"], Clock(**state["clock"])
+
+
+def _try(encoder: Encoder, config: Config) -> None:
+    blank = torch.zeros(2, 3, config.view_size, config.view_size)
+    try:
+        with torch.no_grad():
+            encoder.eval()(blank)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ValueError(
+            f"{config.encoder} cannot encode views of {config.view_size} pixels ({error}): change view_size or encoder"
+        ) from None
+    encoder.train()
 
 
 def gather_through(fabric: Fabric):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sagkit.record import read_records, record_path, write_record
-from sagkit.report import Summary, differences, fill, groups, main, read_bench, render, table, to_markdown
+from sagkit.report import Summary, costs, differences, fill, groups, main, read_bench, render, table, to_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -65,6 +65,29 @@ def test_a_difference_is_paired_by_seed_and_keeps_its_sign():
     assert rows.loc["sag-vicreg − vicreg", "kNN %"] == "-1.1 ± 0.2"  # t(0.975; 2) 0.1 / sqrt 3 = 0.248
 
 
+def test_runs_of_different_settings_are_not_averaged_into_one_row():
+    longer = record(seed=1)
+    longer["config"] = {"epochs": 9, "threads": 2}
+    with pytest.raises(ValueError, match=r"'vicreg' differ in epochs 5 and 9: give one of the settings a --variant"):
+        table([record(), longer])
+    assert len(table([record(), {**longer, "variant": "long"}])) == 2
+
+
+def test_costs_are_means_over_seeds_of_trained_rows():
+    spent = {"parameters": 300_000, "images_per_second": 400.0, "walk_share": 0.01}
+    runs = [{**record(seed=s), **spent, "config": {"epochs": 5, "encoder": "tiny"}} for s in range(2)]
+    runs[1] |= {"core_seconds": 1200.0, "images_per_second": 600.0, "walk_share": 0.02}
+    runs += [{**record(variant="random"), **spent, "config": {"epochs": 0, "encoder": "tiny"}}]
+    assert costs(runs).loc["vicreg"].to_dict() == {
+        "encoder": "tiny",
+        "parameters": "300,000",
+        "core-min": "15.0",
+        "images/s": "500",
+        "graph, walk, rebuild": "1.50%",
+    }
+    assert "vicreg (random)" not in costs(runs).index
+
+
 def test_filling_replaces_marked_tables_and_nothing_else():
     text = "before\n<!-- table laptop cifar100 -->\nold\n<!-- /table -->\nafter"
     filled = fill(text, [record()])
@@ -75,9 +98,13 @@ def test_filling_replaces_marked_tables_and_nothing_else():
     assert fill(filled, [record()]) == filled
 
 
-def test_records_are_found_where_they_are_written(tmp_path):
+def test_records_are_found_where_they_are_written(tmp_path, monkeypatch):
     path = record_path(tmp_path, "laptop", "/some/where/parts.npz", "vicreg", "queue", 4)
     assert path == tmp_path / "laptop/parts/vicreg-queue-seed4.json"
+    assert record_path(tmp_path, "laptop", "/data/cifar100", "vicreg", "default", 0).parent.name == "cifar100-folder"
+    assert record_path(tmp_path, "laptop", "cifar100", "vicreg", "default", 0).parent.name == "cifar100"
+    monkeypatch.chdir(tmp_path)
+    assert record_path("r", "tour", ".", "vicreg", "default", 0).parent.name == tmp_path.name
     write_record(path, record())
     (found,) = read_records(tmp_path)
     assert found == {**record(), "path": str(path)}

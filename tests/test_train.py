@@ -1,16 +1,19 @@
 """Training: resumed equals uninterrupted, SAG at alpha 0 equals VICReg, records and command line."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
+import tyro
 
 from sagkit import train as training
 from sagkit.config import Config, configure
 from sagkit.data import shapes
 from sagkit.record import load_encoder, read_records
-from sagkit.train import fit, main
+from sagkit.train import fit, flags, main
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +97,71 @@ def test_every_scope_is_vicreg_without_alpha_and_something_else_with_it(tmp_path
     assert_same(weights(zero), weights(plain))
     assert not torch.equal(weights(walked)["backbone.0.weight"], weights(plain)["backbone.0.weight"])
     assert walked.record["seconds"]["walk"] > 0
+
+
+def test_a_checkpoint_of_other_images_is_not_continued(tmp_path, images, monkeypatch):
+    save = training.Trainer.save
+
+    def save_then_die(trainer):
+        save(trainer)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training.Trainer, "save", save_then_die)
+        with pytest.raises(KeyboardInterrupt):
+            fit(small(tmp_path), *images, progress=False)
+    with pytest.raises(ValueError, match="trained on other images"):
+        fit(small(tmp_path), shapes(160, size=16, seed=3), images[1], progress=False)
+
+
+def test_the_recorded_command_gives_the_very_configuration(tmp_path):
+    config = configure(
+        "sag-vicreg", "laptop", data="my photos", seed=3, probe=False, mutual=True, keep=False, alpha=0.25, threads=1
+    )
+    assert tyro.cli(Config, default=configure("sag-vicreg", "laptop"), args=flags(config)) == config
+
+
+def test_provenance_is_that_of_the_start_of_training(tmp_path, images, monkeypatch):
+    commits = iter(["a" * 40, "b" * 40])
+    monkeypatch.setattr("sagkit.trainer.provenance", lambda: {"commit": next(commits)})
+    monkeypatch.setattr("sagkit.train.provenance", lambda: {"commit": next(commits)})
+    run = fit(small(tmp_path), *images, progress=False)
+    assert run.record["commit"] == "a" * 40
+    assert run.record["evaluated_commit"] == "b" * 40
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"split": "test"}, "unknown split 'test': choose one of train, fit"),
+        ({"profile": "mine"}, "unknown profile 'mine'"),
+        ({"epochs": -1}, "epochs must be at least 0, got -1"),
+        ({"alpha": -0.1}, r"alpha must lie in \[0, inf\], got -0.1"),
+        ({"alpha": 1.5, "scope": "dataset"}, r"alpha must lie in \[0, 1\], got 1.5"),
+        ({"kernel": "cosin"}, "unknown kernel 'cosin': choose one of cosine"),
+        ({"encoder": "timm:vit_tiny_patch16_224"}, "cannot encode views of 16 pixels"),
+        ({"precision": "16bit"}, "precision '16bit' cannot be had here"),
+        ({"devices": 3}, "batch_size 32 must be at least 2 and a multiple of devices = 3"),
+    ],
+)
+def test_impossible_settings_are_refused_before_training(tmp_path, images, fields, words):
+    config = small(tmp_path, walk_start=0.9)
+    with pytest.raises(ValueError, match=words):
+        fit(replace(config, **fields), *images, progress=False)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_leave_one_record(tmp_path):
+    command = [sys.executable, "-m", "sagkit.train", "--method", "sag-vicreg", "--profile", "tour", "--devices", "2"]
+    command += ["--accelerator", "cpu", "--epochs", "1", "--encoder", "resnet10-w4", "--no-probe", "--threads", "1"]
+    command += ["--results", str(tmp_path / "r"), "--runs", str(tmp_path / "w")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    path = tmp_path / "r/tour/shapes/sag-vicreg-seed0.json"
+    assert done.stdout.count(str(path)) == 1
+    assert json.loads(path.read_text())["config"]["devices"] == 2
+    assert not list((tmp_path / "w").rglob("*.safetensors"))
 
 
 def test_an_unknown_scope_is_refused(tmp_path, images):

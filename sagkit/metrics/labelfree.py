@@ -34,11 +34,14 @@ def structure_score(features_a, features_b, n: int = 2000, bootstrap: int = 0, s
         seed: of drawing and resampling.
 
     Raises:
-        ValueError: for shapes that differ or fewer than three images.
+        ValueError: for shapes that differ, fewer than three images or features that are not finite.
     """
     a, b = np.asarray(features_a, dtype=np.float64), np.asarray(features_b, dtype=np.float64)
     if a.shape != b.shape or a.ndim != 2 or len(a) < 3:
         raise ValueError(f"two views must be (N, F) alike with N >= 3, got {a.shape} and {b.shape}")
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        bad = ~(np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1))
+        raise ValueError(f"{bad.sum()} of {len(a)} feature rows are not finite (first: row {bad.argmax()}): drop them")
     generator = np.random.default_rng(seed)
     if len(a) > n:
         chosen = generator.choice(len(a), size=n, replace=False)

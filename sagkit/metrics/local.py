@@ -34,10 +34,16 @@ def knn_accuracy(
         chunk: queries at a time; memory is chunk x M.
 
     Raises:
-        ValueError: for an empty bank, k below 1, or widths that differ.
+        ValueError: for an empty bank, k below 1, sizes that differ, or features that are not finite.
     """
     bank, queries = (F.normalize(torch.as_tensor(x).float(), dim=1) for x in (bank, queries))
+    _finite(bank, queries)
     bank_labels, labels = torch.as_tensor(bank_labels).long(), torch.as_tensor(labels).long()
+    if bank_labels.shape != bank.shape[:1] or labels.shape != queries.shape[:1]:
+        raise ValueError(
+            f"one label a row: {len(bank)} rows and labels {tuple(bank_labels.shape)} in the bank, "
+            f"{len(queries)} and {tuple(labels.shape)} in the queries"
+        )
     if not len(bank) or k < 1:
         raise ValueError(f"kNN needs k >= 1 and a bank of images, got k = {k} and {len(bank)} images")
     if bank.shape[1] != queries.shape[1]:
@@ -62,6 +68,9 @@ def linear_probe(bank, bank_labels, queries, labels, max_iter: int = PROBE_ITERA
         queries: (N, F) features to classify.
         labels: (N,) int, their true classes.
         max_iter: of L-BFGS.
+
+    Raises:
+        ValueError: for features that are not finite, or fewer than two classes.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -69,8 +78,21 @@ def linear_probe(bank, bank_labels, queries, labels, max_iter: int = PROBE_ITERA
     from sklearn.preprocessing import StandardScaler
 
     x, y = np.asarray(bank, dtype=np.float32), np.asarray(bank_labels)
+    _finite(torch.as_tensor(x), torch.as_tensor(np.asarray(queries, dtype=np.float32)))
+    if len(np.unique(y)) < 2:
+        raise ValueError("a probe needs at least two classes among the bank's labels")
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=max_iter, tol=1e-3))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the iteration limit is part of the definition
         probe.fit(x, y)
     return float(probe.score(np.asarray(queries, dtype=np.float32), np.asarray(labels)))
+
+
+def _finite(*features) -> None:
+    for x in features:
+        bad = ~torch.isfinite(x).all(dim=1)
+        if bad.any():
+            first = int(bad.nonzero()[0])
+            raise ValueError(
+                f"{int(bad.sum())} of {len(x)} feature rows are not finite (first: row {first}): drop them"
+            )
