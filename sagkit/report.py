@@ -2,7 +2,7 @@
 
     python -m sagkit.report                          print every table
     python -m sagkit.report --cost                   and what each row cost to train
-    python -m sagkit.report --write README.md        and set the tables between that file's `table` markers
+    python -m sagkit.report --write README.md        and set the tables between that file's marks
     python -m sagkit.report --reevaluate             first rewrite the metrics of records with a stored encoder
 
 Intervals are Student's t over seeds at 95 %, given from three seeds on; they speak of these classes only. [K]
@@ -10,8 +10,6 @@ Intervals are Student's t over seeds at 95 %, given from three seeds on; they sp
 
 from __future__ import annotations
 
-import json
-import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,9 @@ import pandas as pd
 from scipy.stats import t as student
 
 from sagkit.checkpoint import write_text
+from sagkit.markdown import fill_marked, to_markdown
 from sagkit.record import provenance, read_records, write_record
+from sagkit.speed import TABLES, read_bench
 
 COLUMNS = {
     "spearman_pairs": "Spearman pairs",
@@ -154,14 +154,6 @@ def groups(records: list[dict]) -> dict[tuple[str, str], list[dict]]:
     return dict(found)
 
 
-def to_markdown(frame: pd.DataFrame) -> str:
-    """A GitHub table of text cells, numbers to the right."""
-    head = [frame.index.name, *frame.columns]
-    body = [[name, *row] for name, row in zip(frame.index, frame.to_numpy(), strict=True)]
-    lines = [head, ["---"] + ["--:"] * (len(head) - 1), *body]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
 def caption(records: list[dict]) -> str:
     """Provenance of a table in one line: split, seeds, hardware and commits of its records."""
     commits = sorted({record["commit"][:9] for record in records})
@@ -188,32 +180,10 @@ def render(profile: str, train_set: str, records: list[dict]) -> str:
     return f"{to_markdown(table(chosen))}\n\n{paired}{caption(chosen)}"
 
 
-def speed(found: dict) -> str:
-    """The training benchmark as Markdown: pairs per second of each contestant, and the parts of our step."""
-    rates, ratios = found["pairs_per_second"], found["ratio_to_lightly"]
-    race = pd.DataFrame({"pairs/s": rates, "times lightly": ratios}).rename_axis(f"batch {found['batch_size']}")
-    shares = pd.DataFrame({k: f"{v:.1%}" for k, v in found["share_of_step"].items()}, index=["share"])
-    shares = shares.rename_axis("our step, laptop profile")
-    made = (
-        f"{found['processor']}, {found['threads']} threads, {found['encoder']}, {found['data']}; `{found['command']}`"
-    )
-    return f"{to_markdown(race)}\n\n{to_markdown(shares)}\n\n{made}; made at {found['commit'][:9]}."
-
-
-def fill(text: str, records: list[dict], bench: dict | None = None) -> str:
-    """Set the tables between `<!-- table PROFILE TRAIN_SET -->`, or `<!-- bench -->`, and `<!-- /table -->`."""
-    table_of = re.compile(r"(<!-- table (\S+) (\S+) -->\n).*?(\n<!-- /table -->)", re.DOTALL)
-    text = table_of.sub(lambda m: m[1] + render(m[2], m[3], records) + m[4], text)
-    if bench is None:
-        return text
-    bench_of = re.compile(r"(<!-- bench -->\n).*?(\n<!-- /table -->)", re.DOTALL)
-    return bench_of.sub(lambda m: m[1] + speed(bench) + m[2], text)
-
-
-def read_bench(results) -> dict | None:
-    """The record of `make bench`, if there is one."""
-    path = Path(results) / "bench/training.json"
-    return json.loads(path.read_text()) if path.exists() else None
+def fill(text: str, records: list[dict], bench: dict[str, dict] | None = None) -> str:
+    """Set the tables between `<!-- table PROFILE TRAIN_SET -->` or `<!-- bench NAME -->` and their closing marks."""
+    text = fill_marked(text, "table", lambda profile, train_set: render(profile, train_set, records))
+    return fill_marked(text, "bench", lambda name: TABLES[name](bench)) if bench else text
 
 
 def rewrite_metrics(records: list[dict], data_root: str | None = None) -> None:

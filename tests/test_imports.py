@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "methods": {"loss", "pairing", "timing"},
     "record": {"checkpoint", "model"},
     "evaluate": {"augment", "data", "hierarchy", "metrics", "model"},
-    "report": {"checkpoint", "data", "evaluate", "record"},
+    "speed": {"markdown"},
+    "report": {"checkpoint", "data", "evaluate", "markdown", "record", "speed"},
     "trainer": {"augment", "checkpoint", "config", "data", "methods", "model", "optim", "pairing", "record"},
     "train": {"config", "data", "evaluate", "model", "record", "trainer"},
 }

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sagkit.markdown import to_markdown
 from sagkit.record import read_records, record_path, write_record
-from sagkit.report import Summary, costs, differences, fill, groups, main, read_bench, render, table, to_markdown
+from sagkit.report import Summary, costs, differences, fill, groups, main, render, table
+from sagkit.speed import read_bench
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -130,3 +132,5 @@ def test_every_published_record_comes_from_a_committed_state():
     for found in read_records(ROOT / "figures/results"):
         assert len(found["commit"]) == 40, f"{found['path']} was made by {found['commit']}"
         assert found["command"].startswith("python -m sagkit.train")
+    for name, found in read_bench(ROOT / "figures/results").items():
+        assert len(found["commit"]) == 40, f"{name} was made by {found['commit']}"

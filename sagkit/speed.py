@@ -1,0 +1,68 @@
+"""Tables from benchmark records: training steps, walks and neighbour searches beside their peers.
+
+    figures/results/bench/training.json, walks.json   (made by `make bench`, see tests/bench_*.py)
+
+Ratios are of medians of one run on one machine, which every table names. [K]
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from sagkit.markdown import to_markdown
+
+
+def read_bench(results) -> dict[str, dict]:
+    """Benchmark records under a folder of results, by name."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(Path(results).glob("bench/*.json"))}
+
+
+def training_table(found: dict) -> str:
+    """Pairs of views per second of each contestant, and the parts of our step, as Markdown."""
+    rates, ratios = found["training"]["pairs_per_second"], found["training"]["ratio_to_lightly"]
+    race = pd.DataFrame({"pairs/s": rates, "times lightly": ratios}).rename_axis(
+        f"batch {found['training']['batch_size']}"
+    )
+    shares = pd.DataFrame({k: f"{v:.1%}" for k, v in found["training"]["share_of_step"].items()}, index=["share"])
+    shares = shares.rename_axis("our step, laptop profile")
+    made = f"{found['training']['encoder']}, {found['training']['data']}; {_made(found['training'])}"
+    return f"{to_markdown(race)}\n\n{to_markdown(shares)}\n\n{made}"
+
+
+def walk_table(found: dict) -> str:
+    """Nanoseconds per step by contestant and number of nodes, with the ratio to numba's one thread, as Markdown."""
+    columns = {}
+    for row in found["walks"]["rows"]:
+        title = f"{row['nodes']:,} nodes, {row['walks']:,} × {row['steps']}"
+        columns[title] = {
+            name: f"{value:,.1f} ({row['ratio'][name]:.3g})" for name, value in row["nanoseconds_per_step"].items()
+        }
+    frame = pd.DataFrame(columns).fillna("not run").rename_axis("ns per step (ratio to numba)")
+    absent = {name: reason for row in found["walks"]["rows"] for name, reason in row["absent"].items()}
+    notes = [f"{name} could not be measured here ({reason})." for name, reason in absent.items()]
+    line = found["walks"]["linearity"]
+    notes.append(
+        f"Time grows as steps^{line['exponent']} from {line['total_steps'][0]:,} to {line['total_steps'][-1]:,} steps."
+    )
+    return f"{to_markdown(frame)}\n\n{' '.join(notes)} {_made(found['walks'])}"
+
+
+def neighbor_table(found: dict) -> str:
+    """Seconds, ratio and recall of neighbour searches by number of nodes, as Markdown."""
+    columns = {}
+    for row in found["walks"]["neighbors"]:
+        columns[f"{row['nodes']:,} × {row['width']}, K = {row['k']}"] = {
+            name: f"{value:.3g} s ({row['times_ours'][name]:.3g} × ours, recall {row['recall'][name]:.3g})"
+            for name, value in row["seconds"].items()
+        }
+    return f"{to_markdown(pd.DataFrame(columns).rename_axis('neighbour search'))}\n\n{_made(found['walks'])}"
+
+
+def _made(record: dict) -> str:
+    return f"{record['processor']}, {record['threads']} threads; `{record['command']}`, made at {record['commit'][:9]}."
+
+
+TABLES = {"training": training_table, "walks": walk_table, "neighbors": neighbor_table}

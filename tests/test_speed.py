@@ -1,0 +1,49 @@
+"""Benchmark tables: ratios, absent peers and provenance stand where a reader looks."""
+
+import pandas as pd
+
+from sagkit.markdown import fill_marked, to_markdown
+from sagkit.speed import neighbor_table, walk_table
+
+MADE = {"processor": "a machine", "threads": 2, "command": "make bench", "commit": "0123456789abcdef"}
+
+
+def row(nodes: int, spent: dict[str, float], **fields) -> dict:
+    fastest = spent["numba"]
+    return {"nodes": nodes, "walks": 10 * nodes, "steps": 5, "nanoseconds_per_step": spent,
+            "ratio": {name: value / fastest for name, value in spent.items()}, "absent": {}, **fields}  # fmt: skip
+
+
+def test_a_peer_that_ran_at_one_size_only_is_not_run_at_the_other_and_an_absent_one_is_named():
+    rows = [
+        row(10, {"ours": 5.0, "numba": 20.0, "slow": 4000.0}, absent={"DGL": "no wheel"}),
+        row(1000, {"ours": 8, "numba": 16}),
+    ]
+    line = {"exponent": 1.01, "total_steps": [100, 10_000]}
+    text = walk_table({"walks": {**MADE, "rows": rows, "linearity": line}})
+    assert "| ours | 5.0 (0.25) | 8.0 (0.5) |" in text
+    assert "| slow | 4,000.0 (200) | not run |" in text
+    assert "10 nodes, 100 × 5" in text
+    assert "DGL could not be measured here (no wheel)." in text
+    assert "steps^1.01 from 100 to 10,000 steps" in text
+    assert "a machine, 2 threads; `make bench`, made at 012345678." in text
+
+
+def test_a_neighbour_search_shows_time_ratio_and_recall():
+    found = {"nodes": 5000, "width": 64, "k": 10, "seconds": {"ours": 0.5, "peer": 2.0},
+             "times_ours": {"ours": 1.0, "peer": 4.0}, "recall": {"ours": 1.0, "peer": 0.98}}  # fmt: skip
+    text = neighbor_table({"walks": {**MADE, "neighbors": [found]}})
+    assert "| peer | 2 s (4 × ours, recall 0.98) |" in text
+
+
+def test_marked_places_are_filled_one_by_one_and_the_rest_stays():
+    text = "a\n<!-- bench x -->\nold\n<!-- /bench -->\nb\n<!-- bench y z -->\n\n<!-- /bench -->\n"
+    text += "<!-- table x -->\nc\n<!-- /table -->"
+    filled = fill_marked(text, "bench", lambda *words: "+".join(words))
+    assert filled == text.replace("old", "x").replace("y z -->\n\n", "y z -->\ny+z\n")
+    assert fill_marked(filled, "bench", lambda *words: "+".join(words)) == filled
+
+
+def test_a_table_is_github_markdown():
+    frame = pd.DataFrame({"n": [1, 2], "s": ["a", "b"]}, index=pd.Index(["p", "q"], name="row"))
+    assert to_markdown(frame) == "| row | n | s |\n| --- | --: | --: |\n| p | 1 | a |\n| q | 2 | b |"
