@@ -1,0 +1,354 @@
+"""Trainer: what every step is given (rate, images, views, progress), what a method is built from, and the clock."""
+
+import time
+from dataclasses import replace
+from math import cos, pi
+
+import pytest
+import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from sagkit.config import Config, configure
+from sagkit.data import ImageSet, shapes
+from sagkit.methods import DatasetSAGVICReg, Ramp, SAGVICReg, VICReg
+from sagkit.model import Encoder, make_encoder, make_projector
+from sagkit.pairing import DatasetPairing, Queue, WalkPairing
+from sagkit.train import fit
+from sagkit.trainer import Trainer, build_method
+
+BLACK, DIM = 0, 77  # jitter leaves black black, and this grey between 0.18 and 0.43: never black, never solarised
+
+
+def small(tmp_path, **fields) -> Config:
+    preset = {
+        "method": "vicreg",
+        "encoder": "resnet10-w4",
+        "projector_hidden": 16,
+        "projector_out": 24,
+        "epochs": 3,
+        "batch_size": 32,
+        "view_size": 16,
+        "k": 4,
+        "walk_start": 0.0,
+        "readout_every": 0,
+        "probe": False,
+        "precision": "32-true",
+        "accelerator": "cpu",
+        "results": str(tmp_path / "results"),
+        "runs": str(tmp_path / "runs"),
+    }
+    return configure(**{**preset, **fields})
+
+
+@pytest.fixture(scope="module")
+def images():
+    """160 images to train on, so 5 steps an epoch, and a few unlabelled queries, which are judged quickly."""
+    return shapes(160, size=16, seed=0), ImageSet(shapes(8, size=16, seed=1).images)
+
+
+def wrap(monkeypatch, owner, name: str, before=None, after=None) -> None:
+    """Run a function on the arguments of a method before it, or after it."""
+    original = getattr(owner, name)
+
+    def wrapped(*args, **kwargs):
+        if before:
+            before(*args, **kwargs)
+        result = original(*args, **kwargs)
+        if after:
+            after(*args, **kwargs)
+        return result
+
+    monkeypatch.setattr(owner, name, wrapped)
+
+
+def shown(monkeypatch, config: Config, train: ImageSet, queries: ImageSet) -> list[dict]:
+    """The images, views and progress of every training step of a run."""
+    steps = []
+    with monkeypatch.context() as patched:
+        wrap(patched, Trainer, "step", before=lambda _, step, index: steps.append({"step": step, "index": index}))
+        wrap(patched, VICReg, "forward", before=lambda _, a, b, e: steps[-1].update(a=a.clone(), b=b.clone(), epoch=e))
+        fit(config, train, queries, progress=False)
+    return steps
+
+
+def interrupt(monkeypatch, config: Config, images, after: int) -> None:
+    """A run that is stopped once the checkpoint of an epoch is written."""
+
+    def die(trainer):
+        if trainer.epoch == after:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        wrap(patched, Trainer, "save", after=die)
+        with pytest.raises(KeyboardInterrupt):
+            fit(config, *images, progress=False)
+
+
+def solid(values: torch.Tensor) -> ImageSet:
+    """Images of 16 x 16 pixels of one grey value each."""
+    return ImageSet(values.to(torch.uint8)[:, None, None, None].expand(-1, 3, 16, 16).contiguous())
+
+
+@pytest.mark.parametrize(("warmup_epochs", "warmup"), [(1.0, 5), (0.6, 3), (0.0, 0)])
+def test_every_step_has_its_own_rate_linear_up_then_cosine_down(tmp_path, images, warmup_epochs, warmup):
+    used = []
+    hook = register_optimizer_step_pre_hook(
+        lambda optimizer, *_: used.append([g["lr"] for g in optimizer.param_groups])
+    )
+    try:
+        fit(small(tmp_path, lr=0.016, warmup_epochs=warmup_epochs), *images, progress=False)
+    finally:
+        hook.remove()
+    peak = 0.016 * 32 / 256
+    rise = [peak * (i + 1) / warmup for i in range(warmup)]
+    turn = [(1 + cos(pi * i / (15 - warmup))) / 2 for i in range(15 - warmup)]
+    expected = [*rise, *(peak * (0.001 + 0.999 * t) for t in turn)]
+    assert [len(rates) for rates in used] == [2] * 15  # decayed and undecayed parameters
+    for rates, rate in zip(used, expected, strict=True):
+        assert rates == pytest.approx([rate, rate], rel=1e-9)
+
+
+def test_no_two_views_are_alike_and_a_seed_repeats_them_all(tmp_path, images, monkeypatch):
+    # All images are one, so that only the augmentation can make a difference between steps.
+    one = ImageSet(images[0].images[:1].expand(160, -1, -1, -1).contiguous())
+    first, again, other = (
+        shown(monkeypatch, small(tmp_path / name, epochs=2, seed=seed), one, images[1])
+        for name, seed in (("first", 0), ("again", 0), ("other", 1))
+    )
+    views = [step[view] for step in (*first, *other) for view in "ab"]
+    assert len(views) == 2 * 2 * 10
+    for i, view in enumerate(views):
+        assert not any(torch.equal(view, earlier) for earlier in views[:i])
+    for one_step, same_step in zip(first, again, strict=True):
+        assert torch.equal(one_step["a"], same_step["a"])
+        assert torch.equal(one_step["b"], same_step["b"])
+
+
+def test_an_epoch_shows_every_image_once_in_an_order_of_its_own(tmp_path, images, monkeypatch):
+    def orders(**fields) -> list[list[int]]:
+        steps = shown(monkeypatch, small(tmp_path / str(fields), **fields), *images)
+        assert [step["step"] for step in steps] == list(range(15))
+        assert [step["epoch"] for step in steps] == pytest.approx([i / 5 for i in range(15)])
+        indices = [step["index"] for step in steps]
+        return [torch.cat(indices[5 * e : 5 * e + 5]).tolist() for e in range(3)]
+
+    first, other = orders(seed=0), orders(seed=1)
+    for order in (*first, *other):
+        assert sorted(order) == list(range(160))
+    distinct = {tuple(order) for order in (*first, *other, list(range(160)))}
+    assert len(distinct) == 7
+    assert orders(seed=0, variant="again") == first
+
+
+def test_the_views_are_of_the_images_and_the_second_images_of_a_step(tmp_path, images, monkeypatch):
+    black = torch.rand(160, generator=torch.Generator().manual_seed(0)) < 0.5
+    train = solid(torch.where(black, BLACK, DIM))
+    monkeypatch.setattr(VICReg, "second_images", lambda _, index, *rest: (index + 1) % 160)
+    for step in shown(monkeypatch, small(tmp_path, epochs=2), train, images[1]):
+        assert torch.equal(step["a"].amax(dim=(1, 2, 3)) == 0, black[step["index"]])
+        assert torch.equal(step["b"].amax(dim=(1, 2, 3)) == 0, black[(step["index"] + 1) % 160])
+
+
+def test_views_have_the_size_the_crop_and_the_blur_of_the_configuration(tmp_path, images, monkeypatch):
+    halves = torch.full((64, 3, 16, 16), 60, dtype=torch.uint8)  # jitter shifts both halves, and never past each other
+    halves[..., :8] = BLACK
+
+    def views(**fields) -> torch.Tensor:
+        """Red of each view, stretched to [0, 1]."""
+        config = small(tmp_path / str(fields), epochs=1, **fields)
+        red = torch.cat([step["a"] for step in shown(monkeypatch, config, ImageSet(halves), images[1])])[:, 0]
+        assert red.shape == (64, config.view_size, config.view_size)
+        low, high = red.amin(dim=(1, 2), keepdim=True), red.amax(dim=(1, 2), keepdim=True)
+        return (red - low) / (high - low).clamp(min=1e-6)
+
+    def dark(x: torch.Tensor) -> torch.Tensor:
+        return (x < 0.5).float().mean(dim=(1, 2))
+
+    def edge(x: torch.Tensor) -> torch.Tensor:
+        return x.diff(dim=2).abs().amax(dim=(1, 2))
+
+    whole = views(crop_min=1.0, view_size=8)
+    torch.testing.assert_close(dark(whole), torch.full((64,), 0.5))
+    assert dark(views(crop_min=0.1)).std() > 0.1
+    torch.testing.assert_close(edge(views(crop_min=1.0)), torch.ones(64))
+    assert edge(views(crop_min=1.0, blur=1.0)).mean() < 0.7
+
+
+# Constructor arguments of a method by hand, beside the fields of a configuration that stand for them; the first
+# entries hold in every case below unless the case says otherwise.
+FIELDS = {"alpha": 0.4, "walk_start": 0.25, "walk_warmup": 0.25, "epochs": 8, "k": 4, "seed": 5, "method": "sag-vicreg"}
+RAMP, PAIRING, QUEUE, TERMS = {"alpha": 0.4, "start": 2.0, "warmup": 2.0}, {"k": 4, "seed": 5}, {"batches": 0}, {}
+PROGRESS = (0.0, 1.9, 2.5, 3.0, 4.0, 5.0, 7.9)  # epochs; alpha rises from 2 to 4
+
+
+def losses(method: VICReg) -> torch.Tensor:
+    """Loss over a few steps of features and projections that are given, so that nothing is trained."""
+    generator, found = torch.Generator().manual_seed(0), []
+    for epoch in PROGRESS:
+        h = torch.randn(24, 6, generator=generator) + 1
+        ha, hb = (h + 0.3 * torch.randn(24, 6, generator=generator) for _ in range(2))
+        za, zb = torch.randn(2, 24, 10, generator=generator)
+        found.append(method.objective(ha, hb, za, zb, epoch).total)
+    return torch.stack(found)
+
+
+def sag_by_hand(ramp=RAMP, pairing=PAIRING, queue=QUEUE, terms=TERMS) -> SAGVICReg:
+    encoder = make_encoder("resnet10-w4")
+    kept = Queue(**queue) if queue["batches"] else None
+    parts = {"pairing": WalkPairing(**pairing), "ramp": Ramp(**ramp), "queue": kept}
+    return SAGVICReg(encoder, make_projector(32, 16, 24), **parts, **terms)
+
+
+@pytest.mark.parametrize(
+    ("fields", "by_hand"),
+    [
+        ({"length": 1}, {"pairing": {**PAIRING, "length": 1}}),
+        ({"length": 5}, {"pairing": {**PAIRING, "length": 5}}),
+        ({"temperature": 2.0}, {"pairing": {**PAIRING, "temperature": 2.0}}),
+        ({"kernel": "gaussian"}, {"pairing": {**PAIRING, "kernel": "gaussian"}}),
+        ({"kernel": "shared"}, {"pairing": {**PAIRING, "kernel": "shared"}}),
+        ({"k": 9}, {"pairing": {**PAIRING, "k": 9}}),
+        ({"mutual": True}, {"pairing": {**PAIRING, "mutual": True}}),
+        ({"restart": 0.5}, {"pairing": {**PAIRING, "restart": 0.5}}),
+        ({"walks": 3}, {"pairing": {**PAIRING, "walks": 3}}),
+        ({"walks": 6, "unique": True}, {"pairing": {**PAIRING, "walks": 6, "unique": True}}),
+        ({"every": 2}, {"pairing": {**PAIRING, "every": 2}}),
+        ({"seed": 6}, {"pairing": {**PAIRING, "seed": 6}}),
+        ({"alpha": 0.7}, {"ramp": {**RAMP, "alpha": 0.7}}),
+        ({"walk_start": 0.0}, {"ramp": {**RAMP, "start": 0.0}}),
+        ({"walk_start": 0.5}, {"ramp": {**RAMP, "start": 4.0}}),
+        ({"walk_warmup": 0.0}, {"ramp": {**RAMP, "warmup": 0.0}}),
+        ({"epochs": 4}, {"ramp": {**RAMP, "start": 1.0, "warmup": 1.0}}),
+        ({"scope": "queue", "queue_batches": 1}, {"queue": {"batches": 1}}),
+        ({"scope": "queue", "queue_batches": 3}, {"queue": {"batches": 3}}),
+        ({"keep": False}, {"terms": {"keep": False}}),
+        ({"sim": 5.0}, {"terms": {"sim": 5.0}}),
+        ({"var": 5.0}, {"terms": {"var": 5.0}}),
+        ({"cov": 5.0}, {"terms": {"cov": 5.0}}),
+    ],
+    ids=lambda value: "-".join(map(str, value)),
+)
+def test_sag_vicreg_is_built_from_every_field_that_speaks_of_it(fields, by_hand):
+    encoder = make_encoder("resnet10-w4")
+    plain = losses(build_method(configure(**FIELDS), encoder))
+    built = losses(build_method(configure(**{**FIELDS, **fields}), encoder))
+    torch.testing.assert_close(plain, losses(sag_by_hand()), rtol=0, atol=0)
+    torch.testing.assert_close(built, losses(sag_by_hand(**by_hand)), rtol=0, atol=0)
+    assert not torch.equal(built, plain)
+
+
+def partners(method: DatasetSAGVICReg) -> torch.Tensor:
+    """Second images over a few epochs, on features that change from one to the next."""
+    index, found = torch.arange(40), []
+    for epoch in range(8):
+        features = torch.randn(40, 6, generator=torch.Generator().manual_seed(epoch)) + 1
+        method.begin_epoch(epoch, lambda features=features: features)
+        found.append(method.second_images(index, epoch + 0.5, torch.Generator().manual_seed(100 + epoch)))
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize(
+    ("fields", "pairing", "ramp", "rebuild"),
+    [
+        ({"length": 1}, {"length": 1}, {}, 1),
+        ({"temperature": 2.0}, {"temperature": 2.0}, {}, 1),
+        ({"kernel": "gaussian"}, {"kernel": "gaussian"}, {}, 1),
+        ({"k": 9}, {"k": 9}, {}, 1),
+        ({"mutual": True}, {"mutual": True}, {}, 1),
+        ({"restart": 0.5}, {"restart": 0.5}, {}, 1),
+        ({"alpha": 1.0}, {}, {"alpha": 1.0}, 1),
+        ({"walk_start": 0.5}, {}, {"start": 4.0}, 1),
+        ({"walk_warmup": 0.0}, {}, {"warmup": 0.0}, 1),
+        ({"graph_epochs": 3}, {}, {}, 3),
+    ],
+    ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else None,
+)
+def test_dataset_scope_is_built_from_every_field_that_speaks_of_it(fields, pairing, ramp, rebuild):
+    encoder = make_encoder("resnet10-w4")
+    common = {**FIELDS, "scope": "dataset", "alpha": 0.8}
+
+    def by_hand(pairing, ramp, rebuild):
+        walk, rise = DatasetPairing(**{"k": 4, **pairing}), Ramp(**{**RAMP, "alpha": 0.8, **ramp})
+        return DatasetSAGVICReg(encoder, make_projector(32, 16, 24), pairing=walk, ramp=rise, rebuild=rebuild)
+
+    plain = partners(build_method(configure(**common), encoder))
+    built = partners(build_method(configure(**{**common, **fields}), encoder))
+    assert torch.equal(plain, partners(by_hand({}, {}, 1)))
+    assert torch.equal(built, partners(by_hand(pairing, ramp, rebuild)))
+    assert not torch.equal(built, plain)
+
+
+TICK = 0.125  # seconds; exact in binary
+
+
+@pytest.fixture
+def clocks(monkeypatch):
+    """Clocks that move only when something here moves them: processor time twice as fast as the wall, or not at all.
+
+    Ticks on the wall: 1 to 15 for steps 0 to 14 (and two of the processor each), 1 per choice of second images, 2 per
+    call of the pairing, 3 per encoder pass; looking at images in evaluation mode takes ages on both.
+    """
+    now = {"wall": 100.0, "processor": 50.0}
+    monkeypatch.setattr(time, "perf_counter", lambda: now["wall"])
+    monkeypatch.setattr(time, "process_time", lambda: now["processor"])
+
+    def move(wall: float, processor: float = 0.0):
+        now["wall"] += TICK * wall
+        now["processor"] += TICK * processor
+
+    wrap(monkeypatch, Trainer, "step", after=lambda _, step, index: move(step + 1, 2 * (step + 1)))
+    wrap(monkeypatch, VICReg, "second_images", before=lambda *_: move(1))
+    wrap(monkeypatch, WalkPairing, "forward", before=lambda *_: move(2))
+    wrap(monkeypatch, Encoder, "forward", before=lambda self, _: move(3) if self.training else move(1e4, 1e4))
+    return now
+
+
+def cost(record: dict) -> dict:
+    return {name: record[name] for name in ("core_seconds", "images_per_second", "walk_share", "seconds")}
+
+
+def test_the_record_counts_processor_time_of_training_alone_and_the_walks_share_of_its_wall_time(
+    tmp_path, images, clocks
+):
+    record = fit(small(tmp_path, method="sag-vicreg", walk_warmup=0.0), *images, progress=False).record
+    wall, processor = TICK * (120 + 15 * (1 + 2 + 2 * 3)), TICK * 240  # 1 + ... + 15 = 120
+    assert record["core_seconds"] == pytest.approx(processor, abs=0.05)
+    assert record["images_per_second"] == pytest.approx(480 / wall, abs=0.05)
+    assert record["walk_share"] == pytest.approx(TICK * 15 * (1 + 2) / wall, abs=1e-5)
+    assert record["seconds"]["walk"] == pytest.approx(TICK * 15 * 3, abs=0.01)
+    assert record["seconds"]["encoder"] == pytest.approx(TICK * 15 * 6, abs=0.01)
+
+
+def test_the_clock_goes_on_where_an_interrupted_run_stopped(tmp_path, images, clocks, monkeypatch):
+    config = small(tmp_path / "whole", method="sag-vicreg")
+    whole = cost(fit(config, *images, progress=False).record)
+    cut = replace(config, results=str(tmp_path / "cut/results"), runs=str(tmp_path / "cut/runs"))
+    interrupt(monkeypatch, cut, images, after=2)
+    clocks.update(wall=7.0, processor=3.0)  # another process, another day
+    assert cost(fit(cut, *images, progress=False).record) == whole
+
+
+@pytest.mark.parametrize("method", ["vicreg", "sag-vicreg"])
+def test_bf16_training_keeps_float32_weights_and_is_resumed_exactly(tmp_path, images, monkeypatch, method):
+    kinds = set()
+
+    def note(method, ha, hb, za, zb, epoch):
+        kinds.add((ha.dtype, za.dtype, *(p.dtype for p in method.parameters())))
+
+    wrap(monkeypatch, VICReg, "objective", before=note)
+    half = small(tmp_path / "half", method=method, precision="bf16-mixed")
+    whole = fit(half, *images, progress=False)
+    ((features, *others),) = kinds
+    assert features == torch.bfloat16
+    assert set(others) == {torch.float32}  # projections in the loss, and weights
+    cut = replace(half, results=str(tmp_path / "cut/results"), runs=str(tmp_path / "cut/runs"))
+    interrupt(monkeypatch, cut, images, after=1)
+    resumed = fit(cut, *images, progress=False)
+    assert resumed.record["log"] == whole.record["log"]
+    assert resumed.record["metrics"] == whole.record["metrics"]
+    full = fit(small(tmp_path / "full", method=method), *images, progress=False)
+    for name, value in whole.encoder.state_dict().items():
+        assert torch.equal(resumed.encoder.state_dict()[name], value), name
+    first, of_full = (run.record["log"][0]["loss"] for run in (whole, full))
+    assert first != of_full
+    assert first == pytest.approx(of_full, rel=0.02)  # 8 bits of mantissa, averaged over an epoch
