@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "methods": {"loss", "pairing", "timing"},
     "record": {"checkpoint", "model"},
     "evaluate": {"augment", "data", "hierarchy", "metrics", "model"},
+    "purity": {"augment", "data", "graph", "hierarchy", "model", "record", "report", "walk"},
     "report": {"checkpoint", "data", "evaluate", "record"},
     "trainer": {"augment", "checkpoint", "config", "data", "methods", "model", "optim", "pairing", "record"},
     "train": {"config", "data", "evaluate", "model", "record", "trainer"},
