@@ -173,13 +173,16 @@ def chance_of(nodes: list[Nodes]) -> list[float]:
 
 
 def show(rows: list[dict], kind: str = "same") -> str:
-    """Markdown: a row per scope, kernel and K, a column per L; cells are class / superclass purity in per cent."""
+    """Markdown: a row per scope, kernel and K, a column per L; cells are class / superclass purity in per cent.
+
+    A cell of the most confident pairs says `fewer` where fewer walks than that share left home with any confidence.
+    """
     table: dict[str, dict[str, str]] = {}
     for row in rows:
         share = "" if row["confident"] == 1 else f", top {row['confident']:.0%}"
         name = f"{row['scope']}{share} | {row['kernel']} | {row['k']}"
         cell = f"{100 * row[f'{kind}_class']:.1f} / {100 * row[f'{kind}_superclass']:.1f}"
-        table.setdefault(name, {})[f"L = {row['length']}"] = cell
+        table.setdefault(name, {})[f"L = {row['length']}"] = cell if share == "" or row["left"] == 1 else "fewer"
     frame = pd.DataFrame.from_dict(table, orient="index").rename_axis("scope | kernel | K")
     head, rule, *body = to_markdown(frame).splitlines()
     return "\n".join([head, "| --- | --- " + rule.replace("---", "--:", 1), *body])

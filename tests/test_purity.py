@@ -90,3 +90,6 @@ def test_the_table_has_a_row_per_scope_kernel_and_k_and_a_column_per_length():
     assert lines[0] == "| scope | kernel | K | L = 1 | L = 2 |"
     assert lines[2] == "| batch | cosine | 3 | 10.0 / 25.0 | 5.0 / 25.0 |"
     assert {line.count("|") for line in lines} == {6}
+    few = row | {"length": 1, "confident": 0.3}
+    assert show([few | {"left": 0.8}]).splitlines()[2] == "| batch, top 30% | cosine | 3 | fewer |"
+    assert show([few | {"left": 1.0}]).splitlines()[2] == "| batch, top 30% | cosine | 3 | 10.0 / 25.0 |"
