@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sagkit.graph import Graph, similarity_graph
-from sagkit.purity import Purity, chance_level, most_confident, pair_purity, show, walk_purity
+from sagkit.purity import Purity, batch_nodes, chance_level, most_confident, pair_purity, show, walk_purity
 from sagkit.walk import Pairs, sample_pairs
 
 LABELS = torch.tensor([0, 0, 1, 2, 2])
@@ -82,6 +82,18 @@ def test_walks_that_all_end_at_home_have_no_purity():
     (found,) = walk_purity(alone, torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.int64), length=2)
     assert math.isnan(found.same_class)
     assert (found.weight, found.left) == (0, 0)
+
+
+@pytest.mark.parametrize("queue", [0, 2])
+def test_a_queue_keeps_features_and_labels_together_and_walks_start_in_the_newest_batch(queue):
+    number = torch.arange(20).view(5, 4)  # 5 batches of 4 images, each image its own feature and label
+    nodes = batch_nodes(number[:, :, None].float(), number, torch.arange(20) // 10, queue, first=2)
+    assert len(nodes) == 3
+    for b, of in enumerate(nodes, start=2):
+        expected = [image for batch in range(b, b - queue - 1, -1) for image in number[batch].tolist()]
+        assert of.features[:, 0].tolist() == of.labels.tolist() == expected
+        assert of.coarse.tolist() == [image // 10 for image in expected]
+        assert of.labels[of.anchors].tolist() == number[b].tolist()
 
 
 def test_the_table_has_a_row_per_scope_kernel_and_k_and_a_column_per_length():
