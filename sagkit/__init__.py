@@ -19,7 +19,7 @@ The house, in the order data flows through it; a module imports only from rows a
     methods      one training objective per method             optim, checkpoint, config    what a run needs
     evaluate     every figure of an encoder                    record     run records and stored encoders
     trainer      the state of a run, epoch by epoch            train      fit, evaluate, record; the command line
-    report       tables from records
+    report       tables from records                       purity     how often walk pairs share a class
 
 Importing sagkit loads torch and jaxtyping's annotations, nothing else.
 """

@@ -87,7 +87,7 @@ _RESNET18 = {  # METHOD.md section 6: solo-learn's recipe
     "readout_every": 10,
 }
 PROFILES: dict[str, dict] = {
-    "tour": {"view_size": 24, "batch_size": 128, "lr": 1e-2, "epochs": 8, "readout_every": 0},
+    "tour": {"view_size": 16, "batch_size": 128, "lr": 1e-2, "epochs": 10, "readout_every": 0},
     "sweep": {**_CIFAR, "epochs": 8, "split": "fit"},
     "laptop": {**_CIFAR, "epochs": 16},
     "gpu": {**_RESNET18, "epochs": 200},

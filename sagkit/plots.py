@@ -180,6 +180,27 @@ def walk_figure(graph, xy: np.ndarray, images, path: Sequence[int], title: str =
 
 
 @styled
+def point_graphs(
+    panels: Mapping[str, object], xy: np.ndarray, shares: Mapping[str, np.ndarray] | None = None
+) -> Picture:
+    """Small networkx graphs on the same points (N, 2), numbered: an edge is as thick as its transition probability.
+
+    With `shares`, one array (N,) for each panel, a node's area is its share instead of the same for all.
+    """
+    figure, axes = _figure(3.3 * len(panels), 3.0, len(panels))
+    for axis, (title, graph) in zip(axes[0], panels.items(), strict=True):
+        _bare(axis)
+        _edges(axis, xy, graph)
+        area = 300.0 if shares is None else 2500 * np.asarray(shares[title])
+        axis.scatter(*xy.T, s=area, color=PALETTE[5], edgecolors=INK, linewidths=0.8, zorder=2)
+        for node, place in enumerate(xy):
+            axis.annotate(str(node), place, ha="center", va="center", fontsize=9, zorder=3)
+        axis.set_title(title)
+        axis.margins(0.18)
+    return figure
+
+
+@styled
 def scatter(panels: Mapping[str, np.ndarray], labels, names: Sequence[str]) -> Picture:
     """One panel per embedding (N, 2), points coloured and shaped by label."""
     figure, axes = _figure(4.6 * len(panels), 4.6, len(panels))
@@ -228,12 +249,15 @@ def heatmaps(panels: Mapping[str, np.ndarray], ticks: Sequence[str] = ()) -> Pic
 
 
 @styled
-def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str) -> Picture:
-    """Lines (x, y) by name, told apart by colour and marker."""
+def curves(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str, joined: bool = True
+) -> Picture:
+    """Lines (x, y) by name, told apart by colour and marker; points alone where they are not `joined`."""
     figure, axes = _figure(6, 3.4)
     axis = axes[0, 0]
     for i, (name, (x, y)) in enumerate(series.items()):
-        axis.plot(x, y, color=PALETTE[i % len(PALETTE)], marker=MARKERS[i % len(MARKERS)], markersize=4, label=name)
+        look = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)], "markersize": 4}
+        axis.plot(x, y, linestyle="-" if joined else "none", label=name, **look)
     axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)
     axis.legend()

@@ -79,6 +79,23 @@ def test_heatmaps_and_curves_hold_their_values():
     np.testing.assert_array_equal(line.get_xydata(), [[1, 3], [2, 4]])
 
 
+def test_points_that_are_not_joined_have_no_line():
+    line = plots.curves({"s": ([1, 2], [3, 4])}, "x", "y", joined=False).axes[0].lines[0]
+    assert (line.get_linestyle(), line.get_marker()) == ("None", "o")
+
+
+def test_point_graphs_number_their_nodes_and_give_them_their_share_of_area(scene):
+    _, drawn, xy, _ = scene
+    shares = np.arange(10) / 45
+    panels = {"all alike": drawn, "by share": drawn}
+    axes = plots.point_graphs(panels, xy, {"all alike": np.full(10, 0.1), "by share": shares}).axes
+    nodes = [next(c for c in axis.collections if not isinstance(c, LineCollection)) for axis in axes]
+    np.testing.assert_allclose(nodes[1].get_offsets(), xy)
+    np.testing.assert_allclose(nodes[1].get_sizes() / nodes[1].get_sizes().sum(), shares)
+    assert [text.get_text() for text in axes[0].texts] == [str(node) for node in range(10)]
+    assert len(set(plots.point_graphs({"plain": drawn}, xy).axes[0].collections[-1].get_sizes())) == 1
+
+
 def test_a_picture_shows_itself_in_a_notebook_and_is_saved_as_svg_and_png(scene, tmp_path):
     _, drawn, xy, images = scene
     figure = plots.graph_figure(drawn, xy, images)
