@@ -37,7 +37,8 @@ SIZES = (  # nodes, walks, steps each
     (1_000_000, 1_000_000, 5),
 )
 NEIGHBOR_NODES, WIDTH, NEAREST = (1_024, 10_000, 50_000), 128, 10
-LONGEST = 1.0  # seconds of a single timing, beyond which a peer gets fewer walks
+LONGEST = 1.0  # seconds of a single call, beyond which a peer gets fewer walks
+SHORTEST = 0.1  # seconds of a single timing
 
 
 @numba.njit
@@ -163,6 +164,13 @@ def seconds_of(run: Callable, *arguments) -> float:
     return time.perf_counter() - begin
 
 
+def timed(run: Callable, *arguments) -> float:
+    """Seconds of one call, as the mean of as many as fill SHORTEST: a call alone pays for caches that others left cold."""
+    first = seconds_of(run, *arguments)
+    calls = int(SHORTEST / first)
+    return sum(seconds_of(run, *arguments) for _ in range(calls)) / calls if calls else first
+
+
 def walk_row(nodes: int, walks: int, steps: int, rounds: int) -> dict:
     """Nanoseconds per step of every contestant on one graph, alternating."""
     graph = synthetic(nodes)
@@ -186,7 +194,7 @@ def walk_row(nodes: int, walks: int, steps: int, rounds: int) -> dict:
     spent = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, run in contestants.items():
-            spent[name].append(seconds_of(run, given[name]) / (len(given[name]) * steps))
+            spent[name].append(timed(run, given[name]) / (len(given[name]) * steps))
     median = {name: statistics.median(values) for name, values in spent.items()}
     fastest = median["numba CDF, 1 thread"]
     return {
