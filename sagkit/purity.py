@@ -188,6 +188,17 @@ def show(rows: list[dict], kind: str = "same") -> str:
     return "\n".join([head, "| --- | --- " + rule.replace("---", "--:", 1), *body])
 
 
+def summary(record: dict) -> str:
+    """The part of a purity record that a README has room for, with chance level and provenance, as Markdown."""
+    rows = [row for row in record["rows"] if row["kernel"].startswith("cosine") and row["k"] in KS[:2]]
+    chance = " / ".join(f"{100 * level:.1f}" for level in record["chance"]["dataset"])
+    return (
+        f"{show(rows)}\n\nclass / superclass purity of the pairs in per cent, chance {chance}; one encoder "
+        f"(`{Path(record['encoder']).name}`), {record['batches']} batches of {record['batch_size']}; "
+        f"{record['processor']}; `{record['command']}`, made at {record['commit'][:9]}."
+    )
+
+
 def main(
     encoder: str = "figures/results/laptop/cifar100/vicreg-seed0.safetensors",
     out: str = "figures/results/purity/cifar100.json",

@@ -10,6 +10,7 @@ Intervals are Student's t over seeds at 95 %, given from three seeds on; they sp
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,10 +181,18 @@ def render(profile: str, train_set: str, records: list[dict]) -> str:
     return f"{to_markdown(table(chosen))}\n\n{paired}{caption(chosen)}"
 
 
-def fill(text: str, records: list[dict], bench: dict[str, dict] | None = None) -> str:
-    """Set the tables between `<!-- table PROFILE TRAIN_SET -->` or `<!-- bench NAME -->` and their closing marks."""
+def fill(text: str, records: list[dict], results: str | Path) -> str:
+    """Set the tables between `<!-- table PROFILE TRAIN_SET -->`, `<!-- bench NAME -->`, `<!-- purity DATA -->` and the
+    closing marks, from run records and from the benchmark and purity records in the folder of results."""
+
+    def purity(data: str) -> str:
+        from sagkit.purity import summary
+
+        return summary(json.loads((Path(results) / f"purity/{data}.json").read_text()))
+
     text = fill_marked(text, "table", lambda profile, train_set: render(profile, train_set, records))
-    return fill_marked(text, "bench", lambda name: TABLES[name](bench)) if bench else text
+    text = fill_marked(text, "bench", lambda name: TABLES[name](read_bench(results)))
+    return fill_marked(text, "purity", purity)
 
 
 def rewrite_metrics(records: list[dict], data_root: str | None = None) -> None:
@@ -227,7 +236,7 @@ def main(results: str = "figures/results", write: str = "", reevaluate: bool = F
         if cost:
             print(f"{to_markdown(costs(groups(records)[profile, train_set]))}\n")
     if write:
-        write_text(write, fill(Path(write).read_text(), records, read_bench(results)))
+        write_text(write, fill(Path(write).read_text(), records, results))
 
 
 if __name__ == "__main__":

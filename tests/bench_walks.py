@@ -85,6 +85,7 @@ def ours_and_arrays(graph: Graph, length: int) -> dict[str, Callable]:
     cdf = graph.weights.cumsum(dim=1)
     cdf = cdf / cdf[:, -1:]
     neighbors, tables, draw = graph.neighbors.numpy(), walk_tables(graph), np.random.default_rng(0)
+    torch._dynamo.reset()  # every size is compiled afresh, and dynamo counts
     compiled = torch.compile(walk_from_uniforms, fullgraph=True, dynamic=False)
     return {
         "sagkit": lambda s: random_walk(graph, s, length, tables=tables),

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "evaluate": {"augment", "data", "hierarchy", "metrics", "model"},
     "speed": {"markdown"},
     "purity": {"augment", "data", "graph", "hierarchy", "markdown", "model", "record", "walk"},
-    "report": {"checkpoint", "data", "evaluate", "markdown", "record", "speed"},
+    "report": {"checkpoint", "data", "evaluate", "markdown", "purity", "record", "speed"},
     "trainer": {"augment", "checkpoint", "config", "data", "methods", "model", "optim", "pairing", "record"},
     "train": {"config", "data", "evaluate", "model", "record", "trainer"},
 }
