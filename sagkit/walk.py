@@ -23,6 +23,8 @@ from torch import Tensor
 
 from sagkit.graph import Graph
 
+CPU_WALKS = 2**17  # walks at once on a CPU: their positions fit its caches, and two threads still share the work
+
 
 class Pairs(NamedTuple):
     """P further positive pairs: image `positive` is pulled towards image `anchor` with strength `weight` in [0, 1]."""
@@ -142,7 +144,10 @@ def random_walk(
         raise ValueError(f"restart must be a probability in [0, 1), got {restart}")
     if not 0 <= lazy < 1 - restart:
         raise ValueError(f"lazy must be a probability in [0, 1 - restart = {1 - restart:g}), got {lazy}")
-    u = torch.rand(length, len(starts), generator=generator, device=graph.neighbors.device)
+    device = graph.neighbors.device
+    if p == q == 1 and device.type == "cpu" and len(starts) > CPU_WALKS:
+        return _walk_in_parts(graph, starts, length, restart, generator, lazy, tables or walk_tables(graph))
+    u = torch.rand(length, len(starts), generator=generator, device=device)
     if p == q == 1:
         return walk_from_uniforms(graph, starts, u, restart, lazy, tables)
     if not (p > 0 and q > 0):
@@ -150,6 +155,15 @@ def random_walk(
     if restart or lazy:
         raise ValueError(f"p and q need restart = lazy = 0, got restart = {restart}, lazy = {lazy}")
     return _second_order_walk(graph, starts, u, p, q)
+
+
+def _walk_in_parts(graph, starts, length, restart, generator, lazy, tables) -> Tensor:
+    """Millions of walks at once would spend their time on memory that was never touched before."""
+    paths = torch.empty(length + 1, len(starts), dtype=torch.int64)
+    for some, out in zip(starts.split(CPU_WALKS), paths.split(CPU_WALKS, dim=1), strict=True):
+        u = torch.rand(length, len(some), generator=generator)
+        out.copy_(walk_from_uniforms(graph, some, u, restart, lazy, tables).T)
+    return paths.T
 
 
 def _second_order_walk(graph, starts, u, p, q) -> Tensor:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from sagkit.graph import Graph, similarity_graph
-from sagkit.walk import path_weight, random_walk, sample_pairs, walk_from_uniforms, walk_tables
+from sagkit.walk import CPU_WALKS, path_weight, random_walk, sample_pairs, walk_from_uniforms, walk_tables
 
 DRAWS = 40_000
 LEVEL = 1e-3 / 12  # a family of at most twelve chi-square tests each, at 0.1 % together; seeds are fixed
@@ -141,6 +141,13 @@ def test_a_generator_reproduces_the_walks_and_restart_zero_draws_the_same(graph)
     assert torch.equal(first, random_walk(graph, starts, 5, generator=seeded(1)))
     assert not torch.equal(first, random_walk(graph, starts, 5, generator=seeded(2)))
     assert torch.equal(first[:, 0], starts)
+
+
+def test_many_walks_are_those_of_their_parts_in_turn(graph):
+    starts = torch.arange(2 * CPU_WALKS + 5) % 12
+    generator = seeded(1)
+    parts = [random_walk(graph, part, 2, generator=generator) for part in starts.split(CPU_WALKS)]
+    assert torch.equal(random_walk(graph, starts, 2, generator=seeded(1)), torch.cat(parts))
 
 
 def test_rows_need_not_be_normalised(graph):
