@@ -50,6 +50,21 @@ def assert_same(a: dict, b: dict) -> None:
         assert torch.equal(a[name], b[name]), name
 
 
+def interrupt(monkeypatch, config: Config, images, epochs: int = 1) -> None:
+    """Start a run and stop it just after the checkpoint of the given epoch."""
+    save = training.Trainer.save
+
+    def save_then_die(trainer):
+        save(trainer)
+        if trainer.epoch == epochs:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training.Trainer, "save", save_then_die)
+        with pytest.raises(KeyboardInterrupt):
+            fit(config, *images, progress=False)
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -61,19 +76,9 @@ def assert_same(a: dict, b: dict) -> None:
 )
 def test_a_run_interrupted_after_any_epoch_ends_as_if_it_had_not_been(tmp_path, images, monkeypatch, fields):
     whole = fit(small(tmp_path / "whole", **fields), *images, progress=False)
-    save = training.Trainer.save
     for stop_after in (1, 2):
         config = small(tmp_path / f"cut{stop_after}", **fields)
-
-        def save_then_die(trainer, stop_after=stop_after):
-            save(trainer)
-            if trainer.epoch == stop_after:
-                raise KeyboardInterrupt
-
-        with monkeypatch.context() as patched:
-            patched.setattr(training.Trainer, "save", save_then_die)
-            with pytest.raises(KeyboardInterrupt):
-                fit(config, *images, progress=False)
+        interrupt(monkeypatch, config, images, stop_after)
         resumed = fit(config, *images, progress=False)
         assert_same(weights(resumed), weights(whole))
         assert resumed.record["metrics"] == whole.record["metrics"]
@@ -100,16 +105,7 @@ def test_every_scope_is_vicreg_without_alpha_and_something_else_with_it(tmp_path
 
 
 def test_a_checkpoint_of_other_images_is_not_continued(tmp_path, images, monkeypatch):
-    save = training.Trainer.save
-
-    def save_then_die(trainer):
-        save(trainer)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(training.Trainer, "save", save_then_die)
-        with pytest.raises(KeyboardInterrupt):
-            fit(small(tmp_path), *images, progress=False)
+    interrupt(monkeypatch, small(tmp_path), images)
     with pytest.raises(ValueError, match="trained on other images"):
         fit(small(tmp_path), shapes(160, size=16, seed=3), images[1], progress=False)
 
@@ -171,16 +167,7 @@ def test_an_unknown_scope_is_refused(tmp_path, images):
 
 def test_a_checkpoint_of_another_configuration_is_not_continued(tmp_path, images, monkeypatch):
     config = small(tmp_path)
-    save = training.Trainer.save
-
-    def save_then_die(trainer):
-        save(trainer)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(training.Trainer, "save", save_then_die)
-        with pytest.raises(KeyboardInterrupt):
-            fit(config, *images, progress=False)
+    interrupt(monkeypatch, config, images)
     with pytest.raises(ValueError, match=r"lr 0.01 -> 0.5"):
         fit(replace(config, lr=0.5), *images, progress=False)
 
