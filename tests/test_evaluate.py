@@ -9,11 +9,12 @@ import pytest
 import torch
 from PIL import Image
 from scipy.stats import kendalltau, spearmanr
+from tiny import tiny
 from torch import nn
 
 from sagkit import report
 from sagkit.augment import Augmentation
-from sagkit.config import Config, configure
+from sagkit.config import Config
 from sagkit.data import ImageSet, load_images, shapes
 from sagkit.evaluate import evaluate, label_free, references
 from sagkit.hierarchy import CIFAR100_SUPERCLASSES
@@ -156,21 +157,7 @@ def test_a_readout_is_against_the_primary_reference_alone_and_of_the_same_images
 
 
 def small(tmp_path, **fields) -> Config:
-    preset = {
-        "method": "vicreg",
-        "encoder": "resnet10-w4",
-        "projector_hidden": 16,
-        "projector_out": 24,
-        "epochs": 1,
-        "batch_size": 16,
-        "view_size": 16,
-        "readout_every": 1,
-        "precision": "32-true",
-        "accelerator": "cpu",
-        "results": str(tmp_path / "results"),
-        "runs": str(tmp_path / "runs"),
-    }
-    return configure(**{**preset, **fields})
+    return tiny(tmp_path, **{"method": "vicreg", "epochs": 1, "batch_size": 16, **fields})
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import tyro
+from tiny import tiny
 
 from sagkit import train as training
 from sagkit.config import Config, configure
@@ -19,25 +20,6 @@ from sagkit.train import fit, flags, main
 @pytest.fixture(scope="module")
 def images():
     return shapes(160, size=16, seed=0), shapes(80, size=16, seed=1)
-
-
-def small(tmp_path, **fields) -> Config:
-    preset = {
-        "encoder": "resnet10-w4",
-        "projector_hidden": 16,
-        "projector_out": 24,
-        "epochs": 3,
-        "batch_size": 32,
-        "view_size": 16,
-        "k": 4,
-        "walk_start": 0.0,
-        "readout_every": 1,
-        "precision": "32-true",
-        "accelerator": "cpu",
-        "results": str(tmp_path / "results"),
-        "runs": str(tmp_path / "runs"),
-    }
-    return configure(**{"method": "sag-vicreg", **preset, **fields})
 
 
 def weights(run) -> dict[str, torch.Tensor]:
@@ -75,9 +57,9 @@ def interrupt(monkeypatch, config: Config, images, epochs: int = 1) -> None:
     ],
 )
 def test_a_run_interrupted_after_any_epoch_ends_as_if_it_had_not_been(tmp_path, images, monkeypatch, fields):
-    whole = fit(small(tmp_path / "whole", **fields), *images, progress=False)
+    whole = fit(tiny(tmp_path / "whole", **fields), *images, progress=False)
     for stop_after in (1, 2):
-        config = small(tmp_path / f"cut{stop_after}", **fields)
+        config = tiny(tmp_path / f"cut{stop_after}", **fields)
         interrupt(monkeypatch, config, images, stop_after)
         resumed = fit(config, *images, progress=False)
         assert_same(weights(resumed), weights(whole))
@@ -87,27 +69,27 @@ def test_a_run_interrupted_after_any_epoch_ends_as_if_it_had_not_been(tmp_path, 
 
 
 def test_sag_vicreg_at_alpha_zero_is_vicreg_bit_for_bit(tmp_path, images):
-    plain = fit(small(tmp_path / "a", method="vicreg"), *images, progress=False)
-    zero = fit(small(tmp_path / "b", alpha=0.0), *images, progress=False)
-    walked = fit(small(tmp_path / "c", alpha=0.5), *images, progress=False)
+    plain = fit(tiny(tmp_path / "a", method="vicreg"), *images, progress=False)
+    zero = fit(tiny(tmp_path / "b", alpha=0.0), *images, progress=False)
+    walked = fit(tiny(tmp_path / "c", alpha=0.5), *images, progress=False)
     assert_same(weights(zero), weights(plain))
     assert not torch.equal(weights(walked)["backbone.0.weight"], weights(plain)["backbone.0.weight"])
 
 
 @pytest.mark.parametrize("scope", ["queue", "dataset"])
 def test_every_scope_is_vicreg_without_alpha_and_something_else_with_it(tmp_path, images, scope):
-    plain = fit(small(tmp_path / "a", method="vicreg"), *images, progress=False)
-    zero = fit(small(tmp_path / "b", scope=scope, alpha=0.0), *images, progress=False)
-    walked = fit(small(tmp_path / "c", scope=scope, alpha=0.9), *images, progress=False)
+    plain = fit(tiny(tmp_path / "a", method="vicreg"), *images, progress=False)
+    zero = fit(tiny(tmp_path / "b", scope=scope, alpha=0.0), *images, progress=False)
+    walked = fit(tiny(tmp_path / "c", scope=scope, alpha=0.9), *images, progress=False)
     assert_same(weights(zero), weights(plain))
     assert not torch.equal(weights(walked)["backbone.0.weight"], weights(plain)["backbone.0.weight"])
     assert walked.record["seconds"]["walk"] > 0
 
 
 def test_a_checkpoint_of_other_images_is_not_continued(tmp_path, images, monkeypatch):
-    interrupt(monkeypatch, small(tmp_path), images)
+    interrupt(monkeypatch, tiny(tmp_path), images)
     with pytest.raises(ValueError, match="trained on other images"):
-        fit(small(tmp_path), shapes(160, size=16, seed=3), images[1], progress=False)
+        fit(tiny(tmp_path), shapes(160, size=16, seed=3), images[1], progress=False)
 
 
 def test_the_recorded_command_gives_the_very_configuration(tmp_path):
@@ -121,7 +103,7 @@ def test_provenance_is_that_of_the_start_of_training(tmp_path, images, monkeypat
     commits = iter(["a" * 40, "b" * 40])
     monkeypatch.setattr("sagkit.trainer.provenance", lambda: {"commit": next(commits)})
     monkeypatch.setattr("sagkit.train.provenance", lambda: {"commit": next(commits)})
-    run = fit(small(tmp_path), *images, progress=False)
+    run = fit(tiny(tmp_path), *images, progress=False)
     assert run.record["commit"] == "a" * 40
     assert run.record["evaluated_commit"] == "b" * 40
 
@@ -141,7 +123,7 @@ def test_provenance_is_that_of_the_start_of_training(tmp_path, images, monkeypat
     ],
 )
 def test_impossible_settings_are_refused_before_training(tmp_path, images, fields, words):
-    config = small(tmp_path, walk_start=0.9)
+    config = tiny(tmp_path, walk_start=0.9)
     with pytest.raises(ValueError, match=words):
         fit(replace(config, **fields), *images, progress=False)
     assert not list(tmp_path.rglob("*.json"))
@@ -162,18 +144,18 @@ def test_two_processes_train_and_leave_one_record(tmp_path):
 
 def test_an_unknown_scope_is_refused(tmp_path, images):
     with pytest.raises(ValueError, match="unknown scope 'batches': choose one of batch, queue, dataset"):
-        fit(small(tmp_path, scope="batches"), *images, progress=False)
+        fit(tiny(tmp_path, scope="batches"), *images, progress=False)
 
 
 def test_a_checkpoint_of_another_configuration_is_not_continued(tmp_path, images, monkeypatch):
-    config = small(tmp_path)
+    config = tiny(tmp_path)
     interrupt(monkeypatch, config, images)
     with pytest.raises(ValueError, match=r"lr 0.01 -> 0.5"):
         fit(replace(config, lr=0.5), *images, progress=False)
 
 
 def test_the_record_holds_what_the_stored_encoder_scores(tmp_path, images):
-    run = fit(small(tmp_path), *images, progress=False)
+    run = fit(tiny(tmp_path), *images, progress=False)
     (record,) = read_records(tmp_path / "results")
     assert record["path"].endswith("results/tour/shapes/sag-vicreg-seed0.json")
     assert {k: record[k] for k in ("method", "variant", "data", "train_set", "profile", "seed")} == {
@@ -196,7 +178,7 @@ def test_the_record_holds_what_the_stored_encoder_scores(tmp_path, images):
 
 @pytest.mark.parametrize(("method", "words"), [("vicreg", r"epoch 1 is not finite.*lower lr"), ("sag-vicreg", "rows")])
 def test_a_run_that_diverges_stops_and_says_what_to_change(tmp_path, images, method, words):
-    config = small(tmp_path, method=method, lr=1e30, warmup_epochs=0.0, optimizer="sgd")
+    config = tiny(tmp_path, method=method, lr=1e30, warmup_epochs=0.0, optimizer="sgd")
     with pytest.raises(ValueError, match=words):
         fit(config, *images, progress=False)
 
@@ -208,7 +190,7 @@ def test_automatic_precision_is_what_the_processor_computes_itself_and_is_record
     tmp_path, images, monkeypatch, native, expected
 ):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: native, raising=False)
-    run = fit(small(tmp_path, precision="auto", epochs=1), *images, progress=False)
+    run = fit(tiny(tmp_path, precision="auto", epochs=1), *images, progress=False)
     assert run.record["config"]["precision"] == expected
     assert f"--precision {expected}" in run.record["command"]
 
@@ -216,12 +198,12 @@ def test_automatic_precision_is_what_the_processor_computes_itself_and_is_record
 @pytest.mark.parametrize(("batch", "words"), [(1, "batch_size 1"), (500, "160 training images")])
 def test_a_batch_that_cannot_be_is_refused(tmp_path, images, batch, words):
     with pytest.raises(ValueError, match=words):
-        fit(small(tmp_path, batch_size=batch), *images, progress=False)
+        fit(tiny(tmp_path, batch_size=batch), *images, progress=False)
 
 
 def test_k_larger_than_the_batch_is_refused_with_its_remedy(tmp_path, images):
     with pytest.raises(ValueError, match=r"k = 40 .*lower k or use a larger batch"):
-        fit(small(tmp_path, k=40), *images, progress=False)
+        fit(tiny(tmp_path, k=40), *images, progress=False)
 
 
 @pytest.mark.parametrize(

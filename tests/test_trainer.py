@@ -6,6 +6,7 @@ from math import cos, pi
 
 import pytest
 import torch
+from tiny import tiny
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from sagkit.config import Config, configure
@@ -20,24 +21,7 @@ BLACK, DIM = 0, 77  # jitter leaves black black, and this grey between 0.18 and 
 
 
 def small(tmp_path, **fields) -> Config:
-    preset = {
-        "method": "vicreg",
-        "encoder": "resnet10-w4",
-        "projector_hidden": 16,
-        "projector_out": 24,
-        "epochs": 3,
-        "batch_size": 32,
-        "view_size": 16,
-        "k": 4,
-        "walk_start": 0.0,
-        "readout_every": 0,
-        "probe": False,
-        "precision": "32-true",
-        "accelerator": "cpu",
-        "results": str(tmp_path / "results"),
-        "runs": str(tmp_path / "runs"),
-    }
-    return configure(**{**preset, **fields})
+    return tiny(tmp_path, **{"method": "vicreg", "readout_every": 0, "probe": False, **fields})
 
 
 @pytest.fixture(scope="module")

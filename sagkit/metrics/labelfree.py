@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
+from sagkit.metrics.checks import require_finite
+
 
 class StructureScore(NamedTuple):
     """Score in [-1, 1] and the 95 % bootstrap interval over images (None without bootstrap)."""
@@ -39,9 +41,7 @@ def structure_score(features_a, features_b, n: int = 2000, bootstrap: int = 0, s
     a, b = np.asarray(features_a, dtype=np.float64), np.asarray(features_b, dtype=np.float64)
     if a.shape != b.shape or a.ndim != 2 or len(a) < 3:
         raise ValueError(f"two views must be (N, F) alike with N >= 3, got {a.shape} and {b.shape}")
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        bad = ~(np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1))
-        raise ValueError(f"{bad.sum()} of {len(a)} feature rows are not finite (first: row {bad.argmax()}): drop them")
+    require_finite(np.hstack([a, b]))
     generator = np.random.default_rng(seed)
     if len(a) > n:
         chosen = generator.choice(len(a), size=n, replace=False)

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from sagkit.metrics.checks import require_finite
+
 PROBE_ITERATIONS = 200
 
 
@@ -37,7 +39,8 @@ def knn_accuracy(
         ValueError: for an empty bank, k below 1, sizes that differ, or features that are not finite.
     """
     bank, queries = (F.normalize(torch.as_tensor(x).float(), dim=1) for x in (bank, queries))
-    _finite(bank, queries)
+    require_finite(bank)
+    require_finite(queries)
     bank_labels, labels = torch.as_tensor(bank_labels).long(), torch.as_tensor(labels).long()
     if bank_labels.shape != bank.shape[:1] or labels.shape != queries.shape[:1]:
         raise ValueError(
@@ -78,21 +81,13 @@ def linear_probe(bank, bank_labels, queries, labels, max_iter: int = PROBE_ITERA
     from sklearn.preprocessing import StandardScaler
 
     x, y = np.asarray(bank, dtype=np.float32), np.asarray(bank_labels)
-    _finite(torch.as_tensor(x), torch.as_tensor(np.asarray(queries, dtype=np.float32)))
+    asked = np.asarray(queries, dtype=np.float32)
+    require_finite(x)
+    require_finite(asked)
     if len(np.unique(y)) < 2:
         raise ValueError("a probe needs at least two classes among the bank's labels")
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=max_iter, tol=1e-3))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the iteration limit is part of the definition
         probe.fit(x, y)
-    return float(probe.score(np.asarray(queries, dtype=np.float32), np.asarray(labels)))
-
-
-def _finite(*features) -> None:
-    for x in features:
-        bad = ~torch.isfinite(x).all(dim=1)
-        if bad.any():
-            first = int(bad.nonzero()[0])
-            raise ValueError(
-                f"{int(bad.sum())} of {len(x)} feature rows are not finite (first: row {first}): drop them"
-            )
+    return float(probe.score(asked, np.asarray(labels)))

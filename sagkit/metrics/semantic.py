@@ -23,6 +23,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import kendalltau, rankdata, spearmanr
 
+from sagkit.metrics.checks import require_finite
+
 KINDS = ("pairs", "pairs-all", "confusion", "centroid", "centroid-whitened")
 METRICS = ("centred-cosine", "cosine", "euclidean")
 NEIGHBORS = 20  # METHOD.md section 5
@@ -187,9 +189,7 @@ def _check(features, labels, distances, kind: str, metric: str):
         raise ValueError(f"distances must be a square (C, C) matrix, got {reference.shape}")
     if y.min() < 0 or y.max() >= len(reference):
         raise ValueError(f"labels {y.min()}..{y.max()} exceed the {len(reference)} classes of the distances")
-    bad = ~np.isfinite(x).all(axis=1)
-    if bad.any():
-        raise ValueError(f"{bad.sum()} of {len(x)} feature rows are not finite (first: row {bad.argmax()}): drop them")
+    require_finite(x)
     if len(np.unique(y)) < 2:
         raise ValueError("all labels are one class: an order between classes needs at least two")
     return x, y, reference
