@@ -50,6 +50,7 @@ class Config:
     mutual: bool = False  # keep only edges both ends agree on
     restart: float = 0.0  # probability per step of jumping back to the start
     unique: bool = False  # several walks of one image that meet count once
+    confident: float = 1.0  # fraction of the pairs, those of largest weight, that count
     every: int = 1  # pairs at every m-th step only; scopes batch and queue
     scope: str = "batch"  # nodes of the graph: batch, queue (and the last batches), dataset (all training images)
     queue_batches: int = 4  # under scope queue
@@ -59,6 +60,7 @@ class Config:
     crop_min: float = 0.2  # least area of a random crop, METHOD.md section 6
     blur: float = 0.0  # probability of Gaussian blur; for images larger than 32 pixels
 
+    snapshots: bool = False  # also keep the encoder after epochs 1, 2, 4, 8, ..., for a zoo of embeddings
     readout_every: int = 5  # epochs between kNN and structure readouts; 0: never
     probe: bool = True  # fit the linear probe in the final evaluation
     accelerator: str = "auto"  # Lightning Fabric: auto, cpu, cuda, mps
@@ -88,7 +90,7 @@ _RESNET18 = {  # METHOD.md section 6: solo-learn's recipe
 }
 PROFILES: dict[str, dict] = {
     "tour": {"view_size": 16, "batch_size": 128, "lr": 1e-2, "epochs": 10, "readout_every": 0},
-    "sweep": {**_CIFAR, "epochs": 8, "split": "fit"},
+    "sweep": {**_CIFAR, "epochs": 6, "split": "fit"},
     "laptop": {**_CIFAR, "epochs": 16},
     "gpu": {**_RESNET18, "epochs": 200},
     "full": {**_RESNET18, "epochs": 1000},

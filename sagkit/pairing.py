@@ -20,10 +20,21 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sagkit.graph import KERNELS, Graph, similarity_graph
-from sagkit.walk import Pairs, no_pairs, path_weight, random_walk, sample_pairs, walk_tables
+from sagkit.walk import (
+    Pairs,
+    most_confident,
+    no_pairs,
+    path_weight,
+    random_walk,
+    sample_pairs,
+    threshold,
+    walk_tables,
+)
 
 
-def check_settings(k: int, length: int, walks: int, temperature: float, kernel: str, restart: float) -> None:
+def check_settings(
+    k: int, length: int, walks: int, temperature: float, kernel: str, restart: float, confident: float
+) -> None:
     """Refuse settings that no features could meet, when a module is made and not steps later.
 
     Raises:
@@ -38,6 +49,8 @@ def check_settings(k: int, length: int, walks: int, temperature: float, kernel: 
         raise ValueError(f"unknown kernel {kernel!r}: choose one of {', '.join(KERNELS)}")
     if not 0 <= restart < 1:
         raise ValueError(f"restart must be a probability in [0, 1), got {restart}")
+    if not 0 < confident <= 1:
+        raise ValueError(f"confident must be a fraction in (0, 1], got {confident}: 1 keeps every pair")
 
 
 class WalkPairing(nn.Module):
@@ -54,6 +67,7 @@ class WalkPairing(nn.Module):
         seed: of the walks; every process of a distributed run needs the same.
         restart: probability per step of jumping back to the anchor, in [0, 1).
         unique: a pair that an earlier walk of the same anchor has found has weight 0.
+        confident: fraction of a batch's pairs, those of largest weight, that keep it; the rest weighs 0.
 
     The module has no parameters. Its state dict holds the number of calls so far and belongs in the checkpoint.
     """
@@ -70,14 +84,16 @@ class WalkPairing(nn.Module):
         seed: int = 0,
         restart: float = 0.0,
         unique: bool = False,
+        confident: float = 1.0,
     ):
         super().__init__()
-        check_settings(k, length, walks, temperature, kernel, restart)
+        check_settings(k, length, walks, temperature, kernel, restart, confident)
         if every < 1:
             raise ValueError(f"every must be at least 1 (each step), got {every}")
         self.k, self.length, self.walks = k, length, walks
         self.temperature, self.kernel, self.mutual = temperature, kernel, mutual
-        self.every, self.seed, self.restart, self.unique = every, seed, restart, unique
+        self.every, self.seed, self.restart = every, seed, restart
+        self.unique, self.confident = unique, confident
         self.step = 0  # calls so far
 
     @torch.no_grad()
@@ -103,9 +119,10 @@ class WalkPairing(nn.Module):
             nodes = torch.cat([nodes, bank.float()])
         graph = similarity_graph(nodes, self.k, self.kernel, self.temperature, self.mutual)
         generator = torch.Generator(ha.device).manual_seed(self.seed * 1_000_003 + step)
-        return sample_pairs(
+        pairs = sample_pairs(
             graph, self.length, self.walks, generator, anchors=anchors, restart=self.restart, unique=self.unique
         )
+        return pairs._replace(weight=most_confident(pairs.weight, self.confident))
 
     # The counter travels in the state dict as a plain number: a buffer would follow the module to the GPU, and
     # reading it there would make every step wait for the device.
@@ -167,6 +184,8 @@ class DatasetPairing(nn.Module):
         kernel: "cosine", "gaussian" or "shared"; see `graph.similarity_graph`.
         mutual: keep only edges that both ends agree on.
         restart: probability per step of jumping back to the start, in [0, 1).
+        confident: walks count only with at least the weight that this fraction of all images' walks reaches; the
+            threshold is set anew with each graph, from one walk per image.
 
     The state dict holds the graph and belongs in the checkpoint.
     """
@@ -179,20 +198,26 @@ class DatasetPairing(nn.Module):
         kernel: str = "cosine",
         mutual: bool = False,
         restart: float = 0.0,
+        confident: float = 1.0,
     ):
         super().__init__()
-        check_settings(k, length, 1, temperature, kernel, restart)
-        self.k, self.length, self.restart = k, length, restart
+        check_settings(k, length, 1, temperature, kernel, restart, confident)
+        self.k, self.length, self.restart, self.confident = k, length, restart, confident
         self.temperature, self.kernel, self.mutual = temperature, kernel, mutual
         self.graph: Graph | None = None
-        self._tables = None
+        self._tables, self._least = None, 0.0
 
     def rebuild(self, features: Float[Tensor, "N F"]) -> None:
         """Build the graph anew from features of clean images, one row an image."""
         self._set(similarity_graph(features, self.k, self.kernel, self.temperature, self.mutual))
 
     def _set(self, graph: Graph) -> None:
-        self.graph, self._tables = graph, walk_tables(graph)
+        self.graph, self._tables, self._least = graph, walk_tables(graph), 0.0
+        if self.confident < 1:
+            generator = torch.Generator(graph.weights.device).manual_seed(0)
+            everybody = torch.arange(len(graph.weights), device=graph.weights.device)
+            paths = random_walk(graph, everybody, self.length, self.restart, generator, tables=self._tables)
+            self._least = threshold(path_weight(graph, paths), self.confident)
 
     @torch.no_grad()
     def partners(
@@ -214,7 +239,8 @@ class DatasetPairing(nn.Module):
             return index
         paths = random_walk(self.graph, index, self.length, self.restart, generator, tables=self._tables)
         u = torch.rand(len(index), generator=generator, device=index.device)
-        return torch.where(u < alpha * path_weight(self.graph, paths), paths[:, -1], index)
+        weight = path_weight(self.graph, paths)
+        return torch.where((u < alpha * weight) & (weight >= self._least), paths[:, -1], index)
 
     def get_extra_state(self) -> list:
         return [] if self.graph is None else [self.graph.neighbors, self.graph.weights, self.graph.similarity]

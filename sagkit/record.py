@@ -32,6 +32,11 @@ def record_path(results, profile: str, train_set: str, method: str, variant: str
     return Path(results) / profile / train_set / f"{name}-seed{seed}.json"
 
 
+def snapshot_path(path: Path, epoch: int) -> Path:
+    """Where the encoder of a run after some epoch lies: beside its record."""
+    return path.with_name(f"{path.stem}.epoch{epoch}.safetensors")
+
+
 def write_record(path: Path, record: dict) -> None:
     """Write one record, atomically."""
     write_text(path, json.dumps(record, indent=1) + "\n")

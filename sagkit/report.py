@@ -44,6 +44,7 @@ FREE = {
     "runs",
     "data_root",
     "readout_every",
+    "snapshots",
     "probe",
 }
 PERCENT = {"knn", "linear", "superclass_knn", "superclass_linear"}

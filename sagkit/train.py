@@ -19,7 +19,7 @@ from sagkit.config import Config, configure
 from sagkit.data import ImageSet, load_images
 from sagkit.evaluate import evaluate, label_free, local, references, structure
 from sagkit.model import Encoder, extract_features
-from sagkit.record import load_encoder, provenance, save_encoder, write_record
+from sagkit.record import load_encoder, provenance, save_encoder, snapshot_path, write_record
 from sagkit.trainer import Trainer, check, make_fabric, native_precision, stream
 
 READOUT_BANK, READOUT_QUERIES = 5000, 1000
@@ -71,6 +71,8 @@ def fit(config: Config, train: ImageSet | None = None, queries: ImageSet | None 
         if config.readout_every and ((epoch + 1) % config.readout_every == 0 or epoch + 1 == config.epochs):
             trainer.log[-1] |= readout(trainer.method.encoder, train, config)
         bar.set_postfix({k: f"{v:.3f}" for k, v in trainer.log[-1].items() if k in ("loss", "knn", "spearman_pairs")})
+        if config.snapshots and fabric.is_global_zero and (epoch + 1) & epoch == 0:
+            save_encoder(snapshot_path(trainer.path, epoch + 1), trainer.method.encoder, config.encoder)
         trainer.save()
     bar.close()
     return finish(trainer, queries)

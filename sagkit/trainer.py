@@ -25,9 +25,10 @@ from sagkit.optim import learning_rate, make_optimizer
 from sagkit.pairing import DatasetPairing, Queue, WalkPairing
 from sagkit.record import provenance, record_path
 
+GRAPH_FIELDS = ("k", "length", "temperature", "kernel", "mutual", "restart", "confident")
 SCOPES = ("batch", "queue", "dataset")
 # Fields that may differ between a checkpoint and the run that continues it: they do not change what is computed.
-FREE_FIELDS = {"threads", "results", "runs", "data_root", "readout_every", "probe", "accelerator"}
+FREE_FIELDS = {"threads", "results", "runs", "data_root", "readout_every", "snapshots", "probe", "accelerator"}
 
 
 @dataclass
@@ -123,7 +124,7 @@ def build_method(config: Config, encoder: Encoder, gather=only_process) -> VICRe
     if config.method == "vicreg":
         return VICReg(encoder, projector, **terms)
     ramp = Ramp(config.alpha, config.walk_start * config.epochs, config.walk_warmup * config.epochs)
-    graph = {name: getattr(config, name) for name in ("k", "length", "temperature", "kernel", "mutual", "restart")}
+    graph = {name: getattr(config, name) for name in GRAPH_FIELDS}
     if config.scope == "dataset":
         pairing = DatasetPairing(**graph)
         return DatasetSAGVICReg(encoder, projector, pairing=pairing, ramp=ramp, rebuild=config.graph_epochs, **terms)

@@ -201,6 +201,23 @@ def path_weight(graph: Graph, paths: Int[Tensor, "S path"]) -> Float[Tensor, " S
     return product * away
 
 
+def most_confident(weight: Float[Tensor, " P"], fraction: float) -> Float[Tensor, " P"]:
+    """Weights of which the largest `fraction` stays and the rest is 0 [K].
+
+    Args:
+        weight: of pairs, each at least 0.
+        fraction: in (0, 1]; what is tied with the last kept weight stays, too.
+    """
+    if fraction == 1 or not len(weight):
+        return weight
+    return weight.where(weight >= threshold(weight, fraction), 0)
+
+
+def threshold(weight: Float[Tensor, " P"], fraction: float) -> Tensor:
+    """The least of the largest `fraction` of P weights, a scalar tensor; the largest alone where that is none."""
+    return weight.topk(max(1, round(fraction * len(weight)))).values[-1]
+
+
 @torch.no_grad()
 def sample_pairs(
     graph: Graph,

@@ -191,8 +191,37 @@ def test_dataset_partners_follow_walk_and_confidence():
         assert chisquare(seen[likely], theory).pvalue > 0.01 / 2  # two tests, 1 % together; the seed is fixed
 
 
+def test_only_the_most_confident_pairs_of_a_batch_keep_their_weight():
+    ha, hb = views(n=40)
+    everything = WalkPairing(k=4, length=2)(ha, hb)
+    selected = WalkPairing(k=4, length=2, confident=0.25)(ha, hb)
+    assert torch.equal(everything.positive, selected.positive)
+    kept = everything.weight.argsort(descending=True)[:10]
+    expected = torch.zeros(40)
+    expected[kept] = everything.weight[kept]
+    assert torch.equal(selected.weight, expected)
+
+
+def test_only_the_most_confident_walks_over_a_dataset_replace_an_image():
+    x = torch.randn(400, 5, generator=torch.Generator().manual_seed(0))
+    pairing = DatasetPairing(k=4, length=1, confident=0.2)
+    pairing.rebuild(x)
+    index = torch.arange(400).repeat(50)
+    partner = pairing.partners(index, 1.0, torch.Generator().manual_seed(1))
+    moved = partner != index
+    similarity = torch.nn.functional.cosine_similarity((x - x.mean(0))[index], (x - x.mean(0))[partner])
+    everything = DatasetPairing(k=4, length=1)
+    everything.rebuild(x)
+    other = everything.partners(index, 1.0, torch.Generator().manual_seed(1))
+    expected = torch.nn.functional.cosine_similarity((x - x.mean(0))[index], (x - x.mean(0))[other])
+    replaced = other != index
+    # One threshold for all: what stays is exactly what lies above it, about a fifth of the walks.
+    assert torch.equal(moved, replaced & (expected >= similarity[moved].min()))
+    assert 0.15 < moved.sum() / replaced.sum() < 0.25
+
+
 def test_a_restored_dataset_graph_gives_the_same_partners(tmp_path):
-    whole, other = DatasetPairing(k=4), DatasetPairing(k=4)
+    whole, other = DatasetPairing(k=4, confident=0.5), DatasetPairing(k=4, confident=0.5)
     whole.rebuild(torch.randn(30, 5, generator=torch.Generator().manual_seed(0)))
     save_state(tmp_path / "state.safetensors", whole.state_dict())
     other.load_state_dict(load_state(tmp_path / "state.safetensors"))

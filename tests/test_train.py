@@ -13,6 +13,7 @@ from tiny import tiny
 from sagkit import train as training
 from sagkit.config import Config, configure
 from sagkit.data import shapes
+from sagkit.model import extract_features
 from sagkit.record import load_encoder, read_records
 from sagkit.train import fit, flags, main
 
@@ -53,7 +54,7 @@ def interrupt(monkeypatch, config: Config, images, epochs: int = 1) -> None:
         {"optimizer": "adamw"},
         {"optimizer": "lars"},
         {"scope": "queue", "queue_batches": 2},
-        {"scope": "dataset", "graph_epochs": 2},
+        {"scope": "dataset", "graph_epochs": 2, "confident": 0.5},
     ],
 )
 def test_a_run_interrupted_after_any_epoch_ends_as_if_it_had_not_been(tmp_path, images, monkeypatch, fields):
@@ -174,6 +175,16 @@ def test_the_record_holds_what_the_stored_encoder_scores(tmp_path, images):
     encoder = load_encoder(run.path.with_suffix(".safetensors"))
     again = training.evaluate(encoder, images[0], images[1], "shapes", True, 0)
     assert {k: round(float(v), 5) for k, v in again.items()} == record["metrics"]
+
+
+def test_snapshots_keep_the_encoder_after_epochs_that_are_powers_of_two(tmp_path, images):
+    run = fit(tiny(tmp_path, snapshots=True), *images, progress=False)
+    kept = sorted(p.name for p in run.path.parent.glob("*.epoch*"))
+    assert kept == ["sag-vicreg-seed0.epoch1.safetensors", "sag-vicreg-seed0.epoch2.safetensors"]
+    features = [extract_features(load_encoder(run.path.parent / name), images[1].images) for name in kept]
+    final = extract_features(run.encoder, images[1].images)
+    assert not torch.allclose(features[0], features[1])
+    assert not torch.allclose(features[1], final)
 
 
 @pytest.mark.parametrize(("method", "words"), [("vicreg", r"epoch 1 is not finite.*lower lr"), ("sag-vicreg", "rows")])
