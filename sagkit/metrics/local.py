@@ -21,10 +21,44 @@ from sagkit.metrics.checks import require_finite
 PROBE_ITERATIONS = 200
 
 
+def knn_predict(bank, bank_labels, queries, k: int = 20, temperature: float = 0.07, chunk: int = 1000) -> torch.Tensor:
+    """Classes (N,) int64 that weighted kNN by cosine similarity predicts; ties between classes go to the smaller label.
+
+    Args:
+        bank: (M, F) features whose labels are known.
+        bank_labels: (M,) int.
+        queries: (N, F) features to classify.
+        k: neighbours that vote; at most M vote.
+        temperature: of the vote's weight.
+        chunk: queries at a time; memory is chunk x M.
+
+    Raises:
+        ValueError: for an empty bank, k below 1, sizes that differ, or features that are not finite.
+    """
+    bank, queries = (F.normalize(torch.as_tensor(x).float(), dim=1) for x in (bank, queries))
+    require_finite(bank)
+    require_finite(queries)
+    bank_labels = torch.as_tensor(bank_labels).long()
+    if bank_labels.shape != bank.shape[:1]:
+        raise ValueError(f"one label a row: {len(bank)} rows and labels {tuple(bank_labels.shape)} in the bank")
+    if not len(bank) or k < 1:
+        raise ValueError(f"kNN needs k >= 1 and a bank of images, got k = {k} and {len(bank)} images")
+    if bank.shape[1] != queries.shape[1]:
+        raise ValueError(f"bank and queries differ in width, {bank.shape[1]} and {queries.shape[1]}")
+    classes, predicted = int(bank_labels.max()) + 1, []
+    for asked in queries.split(chunk):
+        similarity, nearest = (asked @ bank.T).topk(min(k, len(bank)), dim=1)  # (chunk, k)
+        # Weights relative to the nearest: the same argmax, and no overflow at small temperatures.
+        weight = ((similarity - similarity[:, :1]) / temperature).exp()
+        votes = torch.zeros(len(asked), classes).scatter_add_(1, bank_labels[nearest], weight)
+        predicted.append(votes.argmax(dim=1))
+    return torch.cat(predicted)
+
+
 def knn_accuracy(
     bank, bank_labels, queries, labels, k: int = 20, temperature: float = 0.07, chunk: int = 1000
 ) -> float:
-    """Weighted kNN accuracy by cosine similarity, as a fraction; ties between classes go to the smaller label.
+    """Accuracy of `knn_predict` as a fraction.
 
     Args:
         bank: (M, F) features whose labels are known.
@@ -36,30 +70,13 @@ def knn_accuracy(
         chunk: queries at a time; memory is chunk x M.
 
     Raises:
-        ValueError: for an empty bank, k below 1, sizes that differ, or features that are not finite.
+        ValueError: for a number of labels other than that of queries, and as `knn_predict`.
     """
-    bank, queries = (F.normalize(torch.as_tensor(x).float(), dim=1) for x in (bank, queries))
-    require_finite(bank)
-    require_finite(queries)
-    bank_labels, labels = torch.as_tensor(bank_labels).long(), torch.as_tensor(labels).long()
-    if bank_labels.shape != bank.shape[:1] or labels.shape != queries.shape[:1]:
-        raise ValueError(
-            f"one label a row: {len(bank)} rows and labels {tuple(bank_labels.shape)} in the bank, "
-            f"{len(queries)} and {tuple(labels.shape)} in the queries"
-        )
-    if not len(bank) or k < 1:
-        raise ValueError(f"kNN needs k >= 1 and a bank of images, got k = {k} and {len(bank)} images")
-    if bank.shape[1] != queries.shape[1]:
-        raise ValueError(f"bank and queries differ in width, {bank.shape[1]} and {queries.shape[1]}")
-    classes = int(max(bank_labels.max(), labels.max())) + 1
-    correct = 0
-    for asked, true in zip(queries.split(chunk), labels.split(chunk), strict=True):
-        similarity, nearest = (asked @ bank.T).topk(min(k, len(bank)), dim=1)  # (chunk, k)
-        # Weights relative to the nearest: the same argmax, and no overflow at small temperatures.
-        weight = ((similarity - similarity[:, :1]) / temperature).exp()
-        votes = torch.zeros(len(asked), classes).scatter_add_(1, bank_labels[nearest], weight)
-        correct += int((votes.argmax(dim=1) == true).sum())
-    return correct / len(queries)
+    labels = torch.as_tensor(labels).long()
+    if labels.shape != (len(queries),):
+        raise ValueError(f"one label a row: {len(queries)} rows and labels {tuple(labels.shape)} in the queries")
+    predicted = knn_predict(bank, bank_labels, queries, k, temperature, chunk)
+    return int((predicted == labels).sum()) / len(queries)
 
 
 def linear_probe(bank, bank_labels, queries, labels, max_iter: int = PROBE_ITERATIONS) -> float:

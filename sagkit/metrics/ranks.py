@@ -58,10 +58,10 @@ def rank_statistics(found, wanted) -> RankStatistics:
     spread = float(rank @ rank) * float(counts @ level**2)
     score, untied = _concordance(code, counts, edges)
     return RankStatistics(
-        product / np.sqrt(spread) if spread > 0 else np.nan,
-        score / np.sqrt(float(untied[0]) * float(untied[1])) if min(untied) > 0 else np.nan,
+        float(product / np.sqrt(spread)) if spread > 0 else np.nan,
+        float(score / np.sqrt(float(untied[0]) * float(untied[1]))) if min(untied) > 0 else np.nan,
         score / (n * (n - 1) // 2),
-        12 * product / (float(n) ** 3 - n),
+        12 * product / float(n**3 - n),
     )
 
 
@@ -198,4 +198,4 @@ def _inversions_by_blocks(code: np.ndarray, levels: int) -> int:
         np.cumsum(greater, axis=0, out=greater)
         count += int(np.vdot(histogram, greater[:-1]))  # exact: integers below 2^53
         before = greater[-1]
-    return count
+    return int(count)

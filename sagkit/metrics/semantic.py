@@ -12,29 +12,37 @@ Five kinds, by what is compared with the reference distance of two classes (METH
     centroid-whitened  the same after whitening by the within-class covariance (Mahalanobis distance)
 
 Sources: [R] representational similarity analysis; [K] the choice of kinds, of centred cosine distance, and that image
-pairs are primary.
+pairs are primary. The unit of uncertainty is the class (metrics/stats.py). An interval over classes speaks of classes
+like these; one over seeds alone would speak of these classes only.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import kendalltau, rankdata, spearmanr
 
 from sagkit.metrics.checks import require_finite
+from sagkit.metrics.kinds import KINDS, METRICS, Comparison, compared, image_pairs
+from sagkit.metrics.ranks import RankStatistics, attainable, rank_statistics
+from sagkit.metrics.stats import class_bootstrap, mantel, percentile_interval
 
-KINDS = ("pairs", "pairs-all", "confusion", "centroid", "centroid-whitened")
-METRICS = ("centred-cosine", "cosine", "euclidean")
-NEIGHBORS = 20  # METHOD.md section 5
+__all__ = ["KINDS", "METRICS", "attainable", "image_pairs", "rank_correlation"]
 
 
 class RankCorrelation(NamedTuple):
     """Rank correlations in [-1, 1]; fields that were not asked for are None.
 
+    spearman_interval, kendall_interval: 95 % percentile intervals of the class bootstrap.
+    p: one-sided Mantel test of Spearman.
+    floor: mean Spearman of what must be beaten, floor_sd its standard deviation, floor_n the number of scores (read
+        by `compare.verdict`).
     ceiling: the largest Spearman and Kendall that any embedding without ties could reach, given the reference's
-    ties among the very pairs that were used.
+        ties among the very pairs that were used.
+    tau_a, rho_a: without correction for ties; always given, because an embedding whose own distances tie has a smaller
+        denominator in tau-b and Spearman, and only these compare it fairly with one whose distances do not.
     """
 
     spearman: float
@@ -44,6 +52,10 @@ class RankCorrelation(NamedTuple):
     p: float | None = None
     floor: float | None = None
     ceiling: tuple[float, float] | None = None
+    tau_a: float | None = None
+    rho_a: float | None = None
+    floor_sd: float | None = None
+    floor_n: int | None = None
 
 
 def rank_correlation(
@@ -54,131 +66,78 @@ def rank_correlation(
     metric: str = "centred-cosine",
     n_pairs: int = 1_000_000,
     seed: int = 0,
+    bootstrap: int = 0,
+    permutations: int = 0,
+    floor: Sequence | None = None,
 ) -> RankCorrelation:
     """Spearman and Kendall tau-b of embedding distances against semantic distances.
 
     Args:
         features: (N, F) floats, tensor or array.
         labels: (N,) class of each row, 0 to C - 1.
-        distances: (C, C) semantic distances, symmetric.
+        distances: (C, C) semantic distances, symmetric and finite: of `hierarchy.class_distances` or any of your own,
+            only their order matters. The diagonal counts for "pairs-all" alone and need not be zero.
         kind: what is compared, see the module's table.
         metric: between images, and between centroids of kind "centroid": "centred-cosine" (about the mean of all
             rows), "cosine" or "euclidean".
         n_pairs: image pairs used; if there are more, that many are drawn with replacement. A correlation over a
             million draws has a standard error of about 0.001 from the drawing.
-        seed: of that drawing.
+        seed: of that drawing, and of bootstrap and permutations.
+        bootstrap: resamplings of classes for the intervals; 1,000 are customary. Class matrices (confusion, centroids)
+            and the mean of the features stay as they are, only pairs are reweighted.
+        permutations: relabellings of the reference's classes for p.
+        floor: scores (Spearman) of at least 10 random networks of the same architecture, or their features (N, F) of
+            the same images, which are scored on the same pairs; for bare arrays, those of `compare.random_floor`.
 
     Raises:
-        ValueError: for shapes that do not fit, labels out of range, values that are not finite, unknown names, or
-            fewer than two classes.
+        ValueError: for shapes that do not fit, labels out of range, values that are not finite, a reference that is not
+            symmetric, unknown names, or fewer than two classes.
 
-    A collapsed embedding (all distances equal) has no order: 0 with a warning.
+    A collapsed embedding (all distances equal) has no order: 0 with a warning, interval (0, 0), p = 1.
     """
-    x, y, reference = _check(features, labels, distances, kind, metric)
-    if kind in ("pairs", "pairs-all"):
-        i, j = image_pairs(y, n_pairs, seed, same_class=kind == "pairs-all")
-        found, wanted = _pair_distances(_prepare(x, metric), i, j, metric), reference[y[i], y[j]]
-    else:
-        classes = np.unique(y)
-        i, j = np.triu_indices(len(classes), k=1)
-        matrix = {"confusion": _confusion, "centroid": _centroid, "centroid-whitened": _whitened}[kind]
-        found, wanted = matrix(x, y, classes, metric)[i, j], reference[classes[i], classes[j]]
-    return _correlate(found, wanted)
+    x, y, reference = check_semantic(features, labels, distances, kind, metric)
+    pairs = compared(x, y, kind, metric, n_pairs, seed)
+    part, wanted = wanted_codes(reference, pairs)
+    exact = statistics(pairs.found, wanted)
+    result = RankCorrelation(exact.spearman, exact.kendall, tau_a=exact.tau_a, rho_a=exact.rho_a)
+    result = result._replace(ceiling=attainable(wanted) if np.ptp(wanted) else (0.0, 0.0))
+    if bootstrap:
+        off = class_bootstrap(pairs.found, wanted, pairs.first, pairs.second, bootstrap, seed)
+        off = off if any(exact) else np.zeros_like(off)
+        intervals = [percentile_interval(e, d) for e, d in zip(exact[:2], off.T, strict=True)]
+        result = result._replace(spearman_interval=intervals[0], kendall_interval=intervals[1])
+    if permutations:
+        result = result._replace(p=mantel(pairs.found, part, pairs.first, pairs.second, permutations, seed))
+    if floor is not None:
+        scores = [_floor_score(f, labels, distances, kind, metric, n_pairs, seed) for f in floor]
+        spread = float(np.std(scores, ddof=1)) if len(scores) > 1 else None
+        result = result._replace(floor=float(np.mean(scores)), floor_sd=spread, floor_n=len(scores))
+    return result
 
 
-def image_pairs(labels: np.ndarray, n_pairs: int, seed: int, same_class: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Two index arrays: all unordered pairs of images if there are at most n_pairs, else n_pairs drawn at random."""
-    n = len(labels)
-    if n * (n - 1) // 2 <= n_pairs:
-        i, j = np.triu_indices(n, k=1)
-    else:
-        generator = np.random.default_rng(seed)
-        # A tenth more than asked for makes up for draws of one image twice, and of one class twice.
-        i, j = generator.integers(n, size=(2, n_pairs + n_pairs // 10 + 1000))
-    keep = i != j if same_class else labels[i] != labels[j]
-    return i[keep][:n_pairs], j[keep][:n_pairs]
+def wanted_codes(reference: np.ndarray, pairs: Comparison) -> tuple[np.ndarray, np.ndarray]:
+    """The reference among the classes that occur as codes of its levels, and the code of each pair."""
+    part = reference[np.ix_(pairs.classes, pairs.classes)]
+    part = np.unique(part, return_inverse=True)[1].reshape(part.shape)
+    return part, part[pairs.first, pairs.second]
 
 
-def attainable(wanted: np.ndarray) -> tuple[float, float]:
-    """Largest Spearman and Kendall tau-b of an untied ranking with values of which some are tied."""
-    n = len(wanted)
-    ordered = np.sort(rankdata(wanted))
-    spearman = np.corrcoef(ordered, np.arange(n))[0, 1]
-    tied = np.unique(wanted, return_counts=True)[1].astype(float)
-    untied = n * (n - 1) / 2 - (tied * (tied - 1) / 2).sum()
-    return float(spearman), float(np.sqrt(untied / (n * (n - 1) / 2)))
-
-
-def _correlate(found: np.ndarray, wanted: np.ndarray) -> RankCorrelation:
+def statistics(found: np.ndarray, wanted: np.ndarray) -> RankStatistics:
+    """Exact rank correlations; zeros with a warning where one side is constant."""
     if np.ptp(found) == 0 or np.ptp(wanted) == 0:
         warnings.warn("all distances are equal, so they have no order: the correlation is reported as 0", stacklevel=3)
-        return RankCorrelation(0.0, 0.0, ceiling=(0.0, 0.0))
-    return RankCorrelation(
-        float(spearmanr(found, wanted).statistic),
-        float(kendalltau(found, wanted).statistic),
-        ceiling=attainable(wanted),
-    )
+        return RankStatistics(0.0, 0.0, 0.0, 0.0)
+    return rank_statistics(found, wanted)
 
 
-def _prepare(x: np.ndarray, metric: str) -> np.ndarray:
-    """Rows whose inner products (cosine) or differences (euclidean) give the metric."""
-    if metric == "euclidean":
-        return x
-    x = x - x.mean(axis=0) if metric == "centred-cosine" else x
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+def _floor_score(given, labels, distances, kind: str, metric: str, n_pairs: int, seed: int) -> float:
+    if np.ndim(given) == 0:
+        return float(given)
+    return rank_correlation(given, labels, distances, kind, metric, n_pairs, seed).spearman
 
 
-def _pair_distances(x: np.ndarray, i: np.ndarray, j: np.ndarray, metric: str) -> np.ndarray:
-    """Distances of the prepared rows i and j, in chunks of about 16 MB so that wide features (raw pixels) fit too."""
-    found, chunk = np.empty(len(i)), max(1, 2_000_000 // x.shape[1])
-    for start in range(0, len(i), chunk):
-        a, b = x[i[start : start + chunk]], x[j[start : start + chunk]]
-        if metric == "euclidean":
-            found[start : start + chunk] = np.linalg.norm(a - b, axis=1)
-        else:
-            found[start : start + chunk] = 1 - np.einsum("pf,pf->p", a, b)
-    return found
-
-
-def _confusion(x: np.ndarray, y: np.ndarray, classes: np.ndarray, metric: str) -> np.ndarray:
-    x = _prepare(x, metric)
-    position = np.searchsorted(classes, y)
-    counts = np.zeros((len(classes), len(classes)))
-    k = min(NEIGHBORS, len(x) - 1)
-    square = np.einsum("nf,nf->n", x, x)
-    for start in range(0, len(x), 1000):
-        closeness = x[start : start + 1000] @ x.T
-        if metric == "euclidean":
-            closeness = 2 * closeness - square  # minus the squared distance, up to a constant of the row
-        rows = np.arange(len(closeness))
-        closeness[rows, rows + start] = -np.inf
-        nearest = np.argpartition(-closeness, k - 1, axis=1)[:, :k]
-        np.add.at(counts, (position[start : start + 1000, None], position[nearest]), 1)
-    return -(counts + counts.T)
-
-
-def _class_means(x: np.ndarray, y: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    return np.stack([x[y == c].mean(axis=0) for c in classes])
-
-
-def _centroid(x: np.ndarray, y: np.ndarray, classes: np.ndarray, metric: str) -> np.ndarray:
-    x = x - x.mean(axis=0) if metric == "centred-cosine" else x
-    means = _prepare(_class_means(x, y, classes), "euclidean" if metric == "euclidean" else "cosine")
-    if metric == "euclidean":
-        return np.linalg.norm(means[:, None] - means[None, :], axis=2)
-    return 1 - means @ means.T
-
-
-def _whitened(x: np.ndarray, y: np.ndarray, classes: np.ndarray, metric: str) -> np.ndarray:
-    means = _class_means(x, y, classes)
-    residual = x - means[np.searchsorted(classes, y)]
-    values, vectors = np.linalg.eigh(residual.T @ residual / max(1, len(x) - len(classes)))
-    kept = values > values[-1] * 1e-6  # directions without spread within classes carry rounding noise
-    scaled = means @ (vectors[:, kept] / np.sqrt(values[kept]))
-    return np.linalg.norm(scaled[:, None] - scaled[None, :], axis=2)
-
-
-def _check(features, labels, distances, kind: str, metric: str):
+def check_semantic(features, labels, distances, kind: str, metric: str):
+    """Features (N, F) in float64, labels (N,) and reference (C, C) as arrays, exactly symmetric, or a ValueError."""
     x, y, reference = np.asarray(features, dtype=np.float64), np.asarray(labels), np.asarray(distances)
     for name, known, value in (("kind", KINDS, kind), ("metric", METRICS, metric)):
         if value not in known:
@@ -187,6 +146,13 @@ def _check(features, labels, distances, kind: str, metric: str):
         raise ValueError(f"features {x.shape} and labels {y.shape} do not fit: need (N, F) and (N,)")
     if reference.ndim != 2 or reference.shape[0] != reference.shape[1]:
         raise ValueError(f"distances must be a square (C, C) matrix, got {reference.shape}")
+    if not np.isfinite(reference).all():
+        raise ValueError(f"{np.count_nonzero(~np.isfinite(reference))} of the semantic distances are not finite")
+    apart = np.abs(reference - reference.T).max()
+    if apart > 1e-9 * np.abs(reference).max():
+        raise ValueError(f"distances are not symmetric (by up to {apart:.3g}): average them with their transpose")
+    if apart:  # rounding would break ties
+        reference = np.tril(reference) + np.tril(reference, -1).T
     if y.min() < 0 or y.max() >= len(reference):
         raise ValueError(f"labels {y.min()}..{y.max()} exceed the {len(reference)} classes of the distances")
     require_finite(x)
