@@ -11,10 +11,11 @@ Sources: [R] Mantel 1967; the weights and the variance of two factors as rsatool
 [K] all resamplings at once. A rank correlation needs no more than the table (level of wanted x level of found) of
 weights, which is a sparse matrix (table x pairs of classes) times the weights of a resampling. Found values are binned
 into `bins` of equal count for that; the estimate itself is exact, and only deviations from it come from the table.
-Binning shrinks tau_b's deviations by about 1 / bins and Spearman's by 1 / bins^2 of themselves.
+Binning moves the deviations of tau_b by about 1 / bins of themselves, and those of Spearman by less.
 
-Differs from the source: rsatoolbox draws seeds and classes; seeds enter linearly here, so their part is in closed form.
-Its t-interval has min(S, C) - 1 degrees of freedom, ours Satterthwaite's.
+Differs from the source: rsatoolbox draws seeds too; they enter linearly here, so their part is in closed form. It caps
+V by V_both, which undoes the correction when seeds are few; the bound here is V without interaction. Its t-interval has
+min(S, C) - 1 degrees of freedom, ours Satterthwaite's.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from scipy.stats import t as student
 from sagkit.metrics.ranks import level_codes, level_ranks, mid_ranks
 
 BINS = 256
-CHUNK = 16  # resamplings at a time: their tables stay in the cache
+CACHED = 400_000  # numbers of the tables that are worked on at a time
 
 
 class Table(NamedTuple):
@@ -70,11 +71,12 @@ def replicates(table: Table, copies: np.ndarray) -> np.ndarray:
         copies: (R, C) how often each class was drawn.
     """
     found = np.empty((len(copies), 2))
-    for start in range(0, len(copies), CHUNK):
-        part = copies[start : start + CHUNK].T.astype(float)  # (C, R)
+    chunk = max(16, CACHED // (table.levels * table.bins))
+    for start in range(0, len(copies), chunk):
+        part = copies[start : start + chunk].T.astype(float)  # (C, R)
         weights = part[table.first] * np.where((table.first == table.second)[:, None], 1, part[table.second])
         weighted = (table.counts @ weights).reshape(table.levels, table.bins, -1)
-        found[start : start + CHUNK] = _weighted_statistics(weighted).T
+        found[start : start + chunk] = _weighted_statistics(weighted).T
     return found
 
 
@@ -148,17 +150,21 @@ def two_factor_variance(estimates: np.ndarray, deviations: np.ndarray, classes: 
         classes: how many there are.
 
     The three variances are those of bootstraps over seeds, over classes and over both; that of seeds drawn with
-    replacement is (population variance) / S. The result lies between the larger single one and that of both, as in
-    rsatoolbox.
+    replacement is (population variance) / S. The result is at least the larger single variance, and at most their sum.
+
+    Raises:
+        ValueError: for fewer than two seeds.
     """
     seeds = len(estimates)
+    if seeds < 2:
+        raise ValueError(f"a variance over seeds needs at least two, got {seeds}")
     kept = deviations[:, np.isfinite(deviations).all(axis=0)] + estimates[:, None]
     v_seeds = np.var(estimates) / seeds
     v_classes = np.var(kept.mean(axis=0))
     v_both = v_classes + np.var(kept, axis=0).mean() / seeds
     one, other = seeds / (seeds - 1) * v_seeds, classes / (classes - 1) * v_classes
     interaction = seeds * classes / ((seeds - 1) * (classes - 1)) * (v_both - v_seeds - v_classes)
-    variance = min(max(one + other - interaction, one, other), max(v_both, one, other))
+    variance = min(max(one + other - interaction, one, other), one + other)
     freedom = variance**2 / max(one**2 / (seeds - 1) + other**2 / (classes - 1), 1e-300)
     return float(variance), float(max(freedom, 1.0))
 

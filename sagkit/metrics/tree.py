@@ -121,7 +121,7 @@ def severity(predicted, labels, distances) -> dict[str, float]:
         labels: (N,) int, the true classes.
         distances: (C, C) reference distances.
 
-    Keys: mistake_severity (mean over wrong predictions, NaN if there are none), mean_distance (over all predictions) and
+    Keys: mistake_severity (mean over wrong predictions, NaN if there are none), mean_distance (over all predictions),
     severity_chance (mean over all wrong answers that could be given: what mistakes without any sense would cost).
     """
     predicted, labels, distances = map(np.asarray, (predicted, labels, distances))
