@@ -6,7 +6,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
-from sagkit.metrics.local import knn_accuracy, linear_probe
+from sagkit.metrics.local import knn_accuracy, knn_predict, linear_probe
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +24,14 @@ def test_knn_equals_scikit_learn_with_the_same_weights(digits, k, temperature):
     assert knn_accuracy(x, y, queries, labels, k, temperature, chunk=300) == pytest.approx(
         voter.score(queries, labels), abs=1 / len(queries)
     )
+
+
+def test_predictions_are_those_of_scikit_learn_and_accuracy_is_their_share(digits):
+    x, y, queries, labels = digits
+    voter = KNeighborsClassifier(20, metric="cosine", weights=lambda d: np.exp((1 - d) / 0.07)).fit(x, y)
+    predicted = knn_predict(x, y, queries, chunk=100).numpy()
+    assert np.count_nonzero(predicted != voter.predict(queries)) <= 1  # float32 may turn a near tie
+    assert knn_accuracy(x, y, queries, labels) == np.mean(predicted == labels)
 
 
 def test_one_certain_neighbour_outweighs_many_doubtful_ones():
