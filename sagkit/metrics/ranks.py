@@ -22,6 +22,7 @@ BLOCK = 128  # elements compared directly; beyond, histograms: n (BLOCK / 2 byte
 CHUNK = 1024  # blocks at a time, so that the histograms stay in the cache
 PACKED = 10_000  # elements from which value and level are sorted as one number
 PACKED_BITS = 12  # of the mantissa's 52 that a level may take
+DOUBTFUL = 200  # neighbours that this leaves in doubt, beyond which values are sorted the slow way
 ALPHABET = 256  # levels counted at once; more are split into digits
 
 
@@ -132,18 +133,40 @@ def _sort_by_value_then_level(found: np.ndarray, code: np.ndarray, levels: int) 
 def _sort_packed(found: np.ndarray, code: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray] | None:
     """The same with the code in the last bits of the mantissa: a sort of numbers is twice as fast as one of indices.
 
-    None if two values of different level agree in all other bits, because then the order may be wrong. Values of one
-    level that agree so far count as tied: they do not touch C - D, and T - X by one in n squared.
+    Values of different level that agree in all other bits are looked up and put in order; None if those are many.
+    Values of one level that agree so far count as tied: they do not touch C - D, and T - X by one in n squared.
     """
     packed = (found + 0.0).view(np.int64)  # + 0.0 makes -0.0 equal to 0.0
     packed &= ~np.int64((1 << bits) - 1)
     packed |= code
     packed.view(np.float64).sort()
     differ = packed[1:] ^ packed[:-1]
-    if ((differ > 0) & (differ < 1 << bits)).any():
+    doubtful = np.flatnonzero((differ > 0) & (differ < 1 << bits))
+    if len(doubtful) > DOUBTFUL:
         return None
-    edges = np.flatnonzero(np.r_[True, differ != 0, True])
-    return (packed & ((1 << bits) - 1)).astype(np.uint16), edges
+    begins = np.ones(len(packed) + 1, dtype=bool)
+    np.not_equal(differ, 0, out=begins[1:-1])
+    ordered = (packed & ((1 << bits) - 1)).astype(np.uint16)
+    keys = np.unique(packed[doubtful] >> bits)
+    for key, rows in _rows_of_keys(found, keys, bits).items():
+        rows = rows[np.lexsort((code[rows], found[rows]))]
+        start = doubtful[packed[doubtful] >> bits == key][0]
+        while start and packed[start - 1] >> bits == key:
+            start -= 1
+        ordered[start : start + len(rows)] = code[rows]
+        begins[start + 1 : start + len(rows)] = np.diff(found[rows]) != 0
+    return ordered, np.flatnonzero(begins)
+
+
+def _rows_of_keys(found: np.ndarray, keys: np.ndarray, bits: int) -> dict[int, np.ndarray]:
+    """Rows whose value without its last bits is one of a few keys, in pieces that stay in the cache."""
+    rows = [np.zeros(0, dtype=np.int64)]
+    for start in range(0, len(found) if len(keys) else 0, 2**18):
+        part = (found[start : start + 2**18] + 0.0).view(np.int64) >> bits
+        rows.append(np.flatnonzero(np.isin(part, keys)) + start)
+    rows = np.concatenate(rows)
+    own = (found[rows] + 0.0).view(np.int64) >> bits
+    return {int(key): rows[own == key] for key in keys}
 
 
 def _concordance(code: np.ndarray, counts: np.ndarray, edges: np.ndarray) -> tuple[int, tuple[int, int]]:
