@@ -1,6 +1,6 @@
-"""Tables from benchmark records: training steps, walks and neighbour searches beside their peers.
+"""Tables from benchmark records: training steps, walks, neighbour searches and metrics beside their peers.
 
-    figures/results/bench/training.json, walks.json   (made by `make bench`, see tests/bench_*.py)
+    figures/results/bench/training.json, walks.json, metrics.json   (made by `make bench`, see tests/bench_*.py)
 
 Ratios are of medians of one run on one machine, which every table names. [K]
 """
@@ -61,8 +61,29 @@ def neighbor_table(found: dict) -> str:
     return f"{to_markdown(pd.DataFrame(columns).rename_axis('neighbour search'))}\n\n{_made(found['walks'])}"
 
 
+def metric_table(found: dict) -> str:
+    """Seconds of rank correlations beside scipy's, and of a full evaluation by part, as Markdown."""
+    record, columns = found["metrics"], {}
+    for row in record["rows"]:
+        columns[f"{row['name']}, {row['pairs']:,}"] = {
+            name: f"{seconds:.3g} s ({row['times_ours'][name]:.3g} × ours)" for name, seconds in row["seconds"].items()
+        }
+    race = pd.DataFrame(columns).rename_axis("Spearman and Kendall")
+    full = pd.DataFrame({name: f"{seconds:.2f}" for name, seconds in record["full"].items()}, index=["seconds"])
+    full.insert(len(full.columns), "sum", f"{sum(record['full'].values()):.1f}")
+    full = full.rename_axis(f"{record['images']:,} × {record['width']}, {record['classes']} classes")
+    drawn, every = record["rows"][0], record["rows"][-1]
+    error = max(abs(drawn[name] - every[name]) for name in ("spearman", "kendall"))
+    notes = (
+        f"Largest disagreement with scipy {max(row['disagreement'] for row in record['rows']):.1e}; the drawn pairs "
+        f"differ from all by {error:.1e}. Each kind with {record['resamplings']:,} class resamplings and as many "
+        f"relabellings. {_made(record)}"
+    )
+    return f"{to_markdown(race)}\n\n{to_markdown(full)}\n\n{notes}"
+
+
 def _made(record: dict) -> str:
     return f"{record['processor']}, {record['threads']} threads; `{record['command']}`, made at {record['commit'][:9]}."
 
 
-TABLES = {"training": training_table, "walks": walk_table, "neighbors": neighbor_table}
+TABLES = {"training": training_table, "walks": walk_table, "neighbors": neighbor_table, "metrics": metric_table}

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from sagkit.markdown import fill_marked, to_markdown
-from sagkit.speed import neighbor_table, walk_table
+from sagkit.speed import metric_table, neighbor_table, walk_table
 
 MADE = {"processor": "a machine", "threads": 2, "command": "make bench", "commit": "0123456789abcdef"}
 
@@ -34,6 +34,22 @@ def test_a_neighbour_search_shows_time_ratio_and_recall():
              "times_ours": {"ours": 1.0, "peer": 4.0}, "recall": {"ours": 1.0, "peer": 0.98}}  # fmt: skip
     text = neighbor_table({"walks": {**MADE, "neighbors": [found]}})
     assert "| peer | 2 s (4 × ours, recall 0.98) |" in text
+
+
+def test_metrics_show_time_ratio_the_error_of_drawing_and_the_sum_of_a_full_evaluation():
+    rows = [
+        {"name": name, "pairs": pairs, "seconds": {"ours": 0.5, "scipy": 2.5},
+         "times_ours": {"ours": 1.0, "scipy": 5.0}, "disagreement": wrong, "spearman": spearman, "kendall": 0.1}
+        for name, pairs, wrong, spearman in (("drawn", 1000, 1e-15, 0.2), ("all pairs", 5000, 3e-14, 0.25))
+    ]  # fmt: skip
+    record = {**MADE, "rows": rows, "full": {"pairs": 2.0, "centroid": 1.25}, "resamplings": 1000, "images": 10_000,
+              "width": 128, "classes": 100}  # fmt: skip
+    text = metric_table({"metrics": record})
+    assert "| scipy | 2.5 s (5 × ours) | 2.5 s (5 × ours) |" in text
+    assert "drawn, 1,000 | all pairs, 5,000" in text
+    assert "| 10,000 × 128, 100 classes | pairs | centroid | sum |" in text
+    assert "| seconds | 2.00 | 1.25 | 3.2 |" in text
+    assert "Largest disagreement with scipy 3.0e-14; the drawn pairs differ from all by 5.0e-02." in text
 
 
 def test_marked_places_are_filled_one_by_one_and_the_rest_stays():

@@ -175,9 +175,14 @@ def _concordance(code: np.ndarray, counts: np.ndarray, edges: np.ndarray) -> tup
     total = n * (n - 1) // 2
     ties = [_comparisons(counts), 0, 0]  # in wanted, in found, in both
     if len(edges) <= n:
-        begins = np.r_[True, code[1:] != code[:-1], True]
-        begins[edges] = True
-        ties[1:] = _comparisons(np.diff(edges)), _comparisons(np.diff(np.flatnonzero(begins)))
+        length = np.diff(edges)
+        runs = np.flatnonzero(length > 1)
+        ties[1] = _comparisons(length[runs])
+        # The runs' elements one after another: a tie in both is a run of equal (run, code) there.
+        run = np.repeat(np.arange(len(runs)), length[runs])
+        start = np.cumsum(length[runs]) - length[runs]
+        inside = code[np.arange(len(run)) + (edges[:-1][runs] - start)[run]]
+        ties[2] = _comparisons(np.unique(run * len(counts) + inside, return_counts=True)[1])
     score = total - ties[0] - ties[1] + ties[2] - 2 * inversions(code, len(counts))
     return score, (total - ties[0], total - ties[1])
 
