@@ -246,5 +246,7 @@ def test_spearman_brown_predicts_the_correlation_of_doubled_tests():
 def test_sequences_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"got \(3,\) and \(2,\)"):
         rank_statistics(np.arange(3.0), np.arange(2))
+    with pytest.raises(ValueError, match=r"1 of 3 pairs are not finite \(first: 1\)"):
+        rank_statistics(np.array([0, np.inf, 2]), np.arange(3))
     with pytest.raises(ValueError, match="at least two, got 1"):
         two_factor_variance(np.array([0.1]), np.zeros((1, 5)), 5)

@@ -46,11 +46,14 @@ def rank_statistics(found, wanted) -> RankStatistics:
     about 0.08 s on one thread.
 
     Raises:
-        ValueError: for sequences that differ in length or hold fewer than two values.
+        ValueError: for sequences that differ in length, hold fewer than two values, or values that are not finite.
     """
     found, wanted = np.asarray(found), np.asarray(wanted)
     if found.shape != wanted.shape or found.ndim != 1 or len(found) < 2:
         raise ValueError(f"need two sequences of one length of at least 2, got {found.shape} and {wanted.shape}")
+    if not (np.isfinite(found).all() and np.isfinite(wanted).all()):
+        bad = np.flatnonzero(~(np.isfinite(found) & np.isfinite(wanted)))
+        raise ValueError(f"{len(bad)} of {len(found)} pairs are not finite (first: {bad[0]}): drop them")
     n = len(found)
     code, counts = level_codes(wanted)
     code, edges = _sort_by_value_then_level(found, code, len(counts))
@@ -71,7 +74,7 @@ def level_codes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Small non-negative integers are their own codes, without a sort; then a count may be 0.
     """
-    if np.issubdtype(values.dtype, np.integer) and values.min() >= 0 and values.max() < 65_536:
+    if np.issubdtype(values.dtype, np.signedinteger) and values.min() >= 0 and values.max() < 65_536:
         return values, np.bincount(values)
     _, code, counts = np.unique(values, return_inverse=True, return_counts=True)
     return code, counts
