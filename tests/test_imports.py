@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "data": {"shapes", "decode"},
     "walk": {"graph"},
     "loss": {"walk"},  # the type Pairs
+    "spectral": {"loss"},
     "pairing": {"graph", "walk"},
     "methods": {"loss", "pairing", "timing"},
     "record": {"checkpoint", "model"},
