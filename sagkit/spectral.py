@@ -9,8 +9,8 @@ soft; the claims about unseen clusters and dense subgraphs; [R] three spheres in
 the first author's SpectralNet fork; Laplacian eigenmaps, Belkin and Niyogi 2003; [K] sizes, noise, the small network,
 and the two figures for where the fourth sphere lands.
 
-Differs from the source: pairs are drawn along the edges, each step one a node with probability W_ij / sum_j W_ij, so nodes
-of low degree pull as strongly as others; the quadratic form above lets edges pull alike.
+Differs from the source: pairs are drawn along the edges, each step one a node with chance W_ij / sum_j W_ij: nodes of
+low degree pull as strongly as others; the quadratic form above lets edges pull alike.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ CENTRES = ((-2.0, 0.0, 0.0), (2.0, 0.0, 0.0), (0.0, 3.4, 0.0), (0.0, 1.1, 3.0)) 
 
 
 def spheres(n: int, noise: float = 0.05, seed: int = 0) -> tuple[Float[Tensor, "P 3"], Int[Tensor, " P"]]:
-    """P = 4 n points, n on each of four spheres of radius 1 about `CENTRES`, and the sphere of each; the fourth is last."""
+    """P = 4 n points, n on each of four spheres of radius 1 about `CENTRES`, and the sphere of each, in order."""
     generator = torch.Generator().manual_seed(seed)
     direction = torch.nn.functional.normalize(torch.randn(4 * n, 3, generator=generator), dim=1)
     label = torch.arange(4).repeat_interleave(n)

@@ -5,7 +5,8 @@ nodes, `talk` the method in one picture. Each function returns a Picture, a matp
 writes it as SVG and PNG. [K]
 """
 
-from sagkit.plots.charts import comparison, curves, heatmaps, image_grid, scatter
+from sagkit.plots.boards import batch_graph, batch_walk, loss_terms, pair_board
+from sagkit.plots.charts import comparison, curves, dendrogram, heatmaps, image_grid, scatter
 from sagkit.plots.graphs import graph_figure, graph_layout, point_graphs, walk_figure
 from sagkit.plots.style import FAINT, INK, MARKERS, PALETTE, STYLE, Picture, save, styled
 
@@ -16,12 +17,17 @@ __all__ = [
     "PALETTE",
     "STYLE",
     "Picture",
+    "batch_graph",
+    "batch_walk",
     "comparison",
     "curves",
+    "dendrogram",
     "graph_figure",
     "graph_layout",
     "heatmaps",
     "image_grid",
+    "loss_terms",
+    "pair_board",
     "point_graphs",
     "save",
     "scatter",

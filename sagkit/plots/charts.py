@@ -34,12 +34,13 @@ def scatter(panels: Mapping[str, np.ndarray], labels, names: Sequence[str]) -> P
     """One panel per embedding (N, 2), points coloured and shaped by label."""
     figure, axes = grid_of(4.6 * len(panels), 4.6, len(panels))
     labels = np.asarray(labels)
+    area = min(30, max(9, 6000 / len(labels)))  # few points are drawn larger
     for axis, (title, xy) in zip(axes[0], panels.items(), strict=True):
         bare(axis)
         for i, name in enumerate(names):
             chosen = labels == i
             colour, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
-            axis.scatter(*xy[chosen].T, s=9, alpha=0.65, color=colour, marker=marker, linewidths=0, label=name)
+            axis.scatter(*xy[chosen].T, s=area, alpha=0.65, color=colour, marker=marker, linewidths=0, label=name)
         axis.set_title(title)
     figure.legend(
         *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=min(6, len(names)), markerscale=2
@@ -79,15 +80,55 @@ def heatmaps(panels: Mapping[str, np.ndarray], ticks: Sequence[str] = ()) -> Pic
 
 @styled
 def curves(
-    series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str, joined: bool = True
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    xlabel: str,
+    ylabel: str,
+    joined: bool = True,
+    margins: Mapping[str, Sequence[float]] | None = None,
 ) -> Picture:
-    """Lines (x, y) by name, told apart by colour and marker; points alone where they are not `joined`."""
+    """Lines (x, y) by name, told apart by colour and marker; points alone where they are not `joined`.
+
+    With `margins`, half-widths by name, a line lies in a band of its own colour.
+    """
     figure, axes = grid_of(6, 3.4)
     axis = axes[0, 0]
     for i, (name, (x, y)) in enumerate(series.items()):
         look = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)], "markersize": 4}
         axis.plot(x, y, linestyle="-" if joined else "none", label=name, **look)
+        if margins is not None and name in margins:
+            y, half = np.asarray(y, dtype=float), np.asarray(margins[name], dtype=float)
+            axis.fill_between(x, y - half, y + half, color=look["color"], alpha=0.18, linewidth=0)
     axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)
     axis.legend()
+    return figure
+
+
+@styled
+def dendrogram(tree: np.ndarray, names: Sequence[str], cut: int = 1, title: str = "") -> Picture:
+    """A tree of clusters from scipy's linkage (C - 1, 4), cut into `cut` clusters.
+
+    A cluster has its own colour, its names a number in front; where the tree is above the cut, it is grey.
+    """
+    from scipy.cluster.hierarchy import dendrogram as arrange
+    from scipy.cluster.hierarchy import fcluster
+
+    heights = tree[:, 2]
+    level = heights[-cut : len(heights) - cut + 2].mean() if 1 < cut <= len(heights) else heights[-1] * 1.05
+    drawn, members = arrange(tree, no_plot=True, color_threshold=0), fcluster(tree, cut, "maxclust")
+    order = drawn["leaves"]
+    number = {cluster: i for i, cluster in enumerate(dict.fromkeys(members[order]))}  # from left to right
+    figure = Picture(figsize=(9.6, 4.8))
+    axis = figure.add_axes((0.07, 0.33, 0.92, 0.6))
+    for x, y in zip(drawn["icoord"], drawn["dcoord"], strict=True):
+        leaf = round((x[1] - 5) / 10) if y[1] <= level else None
+        colour = FAINT if leaf is None else PALETTE[number[members[order[leaf]]] % len(PALETTE)]
+        axis.plot(x, y, color=colour, lw=2)
+    if cut > 1:
+        axis.axhline(level, color=INK, lw=1.5, ls="--")
+    labels = [f"{number[members[leaf]] + 1} · {names[leaf]}" for leaf in order]
+    axis.set_xticks(5 + 10 * np.arange(len(order)), labels, rotation=90, fontsize=9 if len(order) < 40 else 6)
+    for tick, leaf in zip(axis.get_xticklabels(), order, strict=True):
+        tick.set_color(PALETTE[number[members[leaf]] % len(PALETTE)])
+    axis.set(ylabel="distance", ylim=(0, heights[-1] * 1.08), title=title)
     return figure
