@@ -111,9 +111,8 @@ def walk_view(
     names = [scene.class_names[int(scene.labels[node])].replace("/", "\n") for node in path]
     jumped = [b == start and start not in graph.neighbors[a][graph.weights[a] > 0] for a, b in pairwise(path)]
     steps = [f"{'start' if i == 0 else f'step {i}'}\n{name}" for i, name in enumerate(names)]
-    figure = plots.batch_walk(
-        scene.layout, scene.flat, scene.images, scene.groups.numpy(), scene.group_names, path, steps
-    )
+    drawn, groups = graph.to_networkx(), scene.groups.numpy()
+    figure = plots.batch_walk(drawn, scene.layout, scene.flat, scene.images, groups, scene.group_names, path, steps)
     end, group = path[-1], scene.groups[path[-1]] == scene.groups[start]
     verdict = "same class" if scene.labels[end] == scene.labels[start] else "same superclass" if group else "neither"
     home = "The walk ends at home: no pair." if end == start else f"Start (circle) and end (square) share: {verdict}."
@@ -193,7 +192,7 @@ def loss_view(
     size = {name: float(torch.autograd.grad(term, z, retain_graph=True)[0].norm()) for name, term in terms.items()}
     alphas = np.linspace(0, 1 if not keep else max(1.0, alpha), 41)
     factor = {"invariance": np.ones_like(alphas) if keep else 1 - alphas, "walk": alphas}
-    curves = {name: factor.get(name, np.ones_like(alphas)) * float(term) for name, term in terms.items()}
+    curves = {name: factor.get(name, np.ones_like(alphas)) * term.item() for name, term in terms.items()}
     here = {"invariance": 1.0 if keep else 1 - alpha, "walk": alpha}
     pulls = {name: here.get(name, 1.0) * value for name, value in size.items()}
     figure = plots.loss_terms(

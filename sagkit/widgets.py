@@ -83,7 +83,7 @@ def _tick(description: str) -> ipw.Checkbox:
 def graph_explorer(scene: views.Scene) -> Panel:
     """K, kernel, temperature and mutual filter of the batch's graph; see `views.graph_view`."""
     controls = {
-        "k": _whole("neighbours K", 10, 1, 40),
+        "k": _whole("neighbours K", 10, 1, 30),
         "kernel": ipw.Dropdown(options=KERNELS, value="cosine", description="kernel", style=WIDE),
         "temperature": ipw.FloatText(0.1, step=0.05, description="temperature", continuous_update=False, style=WIDE),
         "mutual": _tick("mutual edges only"),
@@ -98,7 +98,7 @@ def walk_player(scene: views.Scene) -> Panel:
         "restart": _share("restart", 0.0),
         "seed": _number("seed", 0),
         "start": _number("start at image", 0),
-        "k": _whole("neighbours K", 10, 1, 40),
+        "k": _whole("neighbours K", 10, 1, 30),
         "mutual": _tick("mutual edges only"),
     }
     return Panel(lambda **settings: views.walk_view(scene, **settings), controls, "walk player")
@@ -109,7 +109,7 @@ def pairing_board(scene: views.Scene) -> Panel:
     controls = {
         "anchor": _number("anchor image", 0),
         "length": _whole("walk length L", 2, 1, 8),
-        "k": _whole("neighbours K", 10, 1, 40),
+        "k": _whole("neighbours K", 10, 1, 30),
         "alpha": _share("alpha", 0.3, 2.0),
         "walks": _whole("walks per image", 16, 1, 32),
         "mutual": _tick("mutual edges only"),
@@ -121,7 +121,7 @@ def loss_explorer(za, zb, features) -> Panel:
     """Loss terms against alpha for projections za, zb (B, D) and features (B, F); see `views.loss_view`."""
     controls = {
         "alpha": _share("alpha", 0.3, 2.0),
-        "k": _whole("neighbours K", 10, 1, 40),
+        "k": _whole("neighbours K", 10, 1, 30),
         "length": _whole("walk length L", 2, 1, 8),
         "keep": ipw.Checkbox(True, description="keep the augmentation term whole", indent=False),
     }

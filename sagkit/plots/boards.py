@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
-from matplotlib.patches import FancyArrowPatch
+from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from sagkit.plots.style import FAINT, INK, MARKERS, PALETTE, Picture, bare, pixels, styled
 
+EDGES = 4000  # at most as many are drawn: more are a grey cloud, and cost most of the time
 HITS = {  # how a pair is marked, by what its two images share: colour, line and words all differ
     "class": (PALETTE[2], "-", 3.5),
     "superclass": (PALETTE[0], "--", 2.5),
@@ -45,6 +46,17 @@ def inside(xy: np.ndarray, margin: float = 0.03) -> np.ndarray:
     return margin + (1 - 2 * margin) * (xy - low) / np.where(high > low, high - low, 1)
 
 
+def _lines(axis, place: np.ndarray, edges) -> None:
+    """Edges (i, j, weight), lightest first; of the two directions of an edge the heavier stays."""
+    import networkx as nx
+
+    drawn = nx.Graph()
+    drawn.add_weighted_edges_from(edges)
+    weights = np.array([weight for *_, weight in drawn.edges(data="weight")])
+    width = 0.3 + 1.5 * weights / weights.max() if len(weights) else 1.0
+    nx.draw_networkx_edges(drawn, dict(enumerate(place)), ax=axis, edge_color=FAINT, width=width)
+
+
 def _arrows(axis, xy: np.ndarray, path: Sequence[int], scale: float = 14) -> None:
     for here, there in pairwise(path):
         if here != there:  # a lazy step, or a restart at home, is no arrow
@@ -55,16 +67,16 @@ def _arrows(axis, xy: np.ndarray, path: Sequence[int], scale: float = 14) -> Non
 
 @styled
 def batch_graph(graph, xy: np.ndarray, images, alone: np.ndarray, title: str = "") -> Picture:
-    """A networkx graph of a whole batch, thumbnails (N, 3, H, W) at xy (N, 2); nodes `alone` (N,) in a square."""
-    import networkx as nx
+    """A networkx graph of a whole batch, thumbnails (N, 3, H, W) at xy (N, 2); nodes `alone` (N,) in a square.
 
+    Of more than EDGES edges the likeliest are drawn.
+    """
     figure = Picture(figsize=(9.6, 6.4))
     axis = figure.add_axes((0.01, 0.01, 0.98, 0.93))
     bare(axis)
     place = inside(xy)
-    weights = np.array([weight for *_, weight in graph.edges(data="weight")])
-    width = 0.3 + 1.5 * weights / weights.max() if len(weights) else 1.0
-    nx.draw_networkx_edges(graph, dict(enumerate(place)), ax=axis, arrows=False, edge_color=FAINT, width=width)
+    edges = [edge for edge in graph.edges(data="weight") if edge[0] != edge[1]]
+    _lines(axis, place, sorted(edges, key=lambda edge: edge[2])[-EDGES:])
     axis.set_axis_on()
     _paint(axis, place, images, 16 if len(images) > 100 else 32)
     axis.scatter(*place[alone].T, s=330, marker="s", facecolors="none", edgecolors=PALETTE[1], linewidths=2, zorder=4)
@@ -74,6 +86,7 @@ def batch_graph(graph, xy: np.ndarray, images, alone: np.ndarray, title: str = "
 
 @styled
 def batch_walk(
+    graph,
     layout: np.ndarray,
     flat: np.ndarray,
     images,
@@ -82,11 +95,12 @@ def batch_walk(
     path: Sequence[int],
     steps: Sequence[str],
 ) -> Picture:
-    """One walk three times: on the graph's layout (N, 2), on a map (N, 2) of the features, and as a film strip.
+    """One walk three times: on the graph where the walk is, on a map of the whole batch, and as a film strip.
 
     Args:
-        layout: places of the nodes in the left panel.
-        flat: places of the nodes in the right panel.
+        graph: a networkx graph of N nodes.
+        layout: places (N, 2) of the nodes on the left, of which the surroundings of the walk are shown.
+        flat: places (N, 2) of the nodes on the map.
         images: (N, 3, H, W).
         groups: which of `names` each node belongs to; colour and marker on the map.
         names: of the groups.
@@ -95,37 +109,59 @@ def batch_walk(
     """
     figure = Picture(figsize=(9.6, 6.4))
     left, right = figure.add_axes((0.01, 0.3, 0.48, 0.64)), figure.add_axes((0.51, 0.3, 0.48, 0.64))
-    places = (inside(layout), inside(flat))
-    for axis, place, title in zip(
-        (left, right), places, ("on the graph's layout", "on a UMAP of the batch"), strict=True
-    ):
+    near, place = _window(inside(layout), path), inside(flat)
+    seen = ((near > 0) & (near < 1)).all(axis=1)
+    edges = [edge for edge in graph.edges(data="weight") if edge[0] != edge[1] and seen[list(edge[:2])].all()]
+    _lines(left, near, sorted(edges, key=lambda edge: edge[2]))
+    _paint(left, near[seen], [images[node] for node in np.flatnonzero(seen)], 32)
+    for axis, where, title in ((left, near, "on the graph, near the walk"), (right, place, "on a UMAP of the batch")):
+        axis.set_axis_on()
         bare(axis)
-        axis.set(xlim=(0, 1), ylim=(0, 1))
-        axis.set_title(title)
-        _arrows(axis, place, path)
-        axis.plot(*place[path[0]], "o", ms=26, mfc="none", mec=PALETTE[0], mew=3, zorder=5)
-        axis.plot(*place[path[-1]], "s", ms=24, mfc="none", mec=PALETTE[1], mew=3, zorder=5)
-    _paint(left, places[0], images, 16)
+        axis.set(xlim=(0, 1), ylim=(0, 1), title=title)
+        _arrows(axis, where, path)
+        axis.plot(*where[path[0]], "o", ms=34, mfc="none", mec=PALETTE[0], mew=3, zorder=5)
+        axis.plot(*where[path[-1]], "s", ms=30, mfc="none", mec=PALETTE[1], mew=3, zorder=5)
     groups = np.asarray(groups)
     for i, name in enumerate(names):
         look = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)], "linewidths": 0}
-        right.scatter(*places[1][groups == i].T, s=16, alpha=0.7, label=name, **look)
+        right.scatter(*place[groups == i].T, s=16, alpha=0.7, label=name, **look)
     right.legend(loc="upper right", fontsize=9, handletextpad=0.1)
-    _strip(figure, [images[node] for node in path], steps)
+    _strip(figure, [images[node] for node in path], steps, bottom=0.1, side=0.95)
     return figure
 
 
-def _strip(figure, images, captions: Sequence[str], bottom: float = 0.02, height: float = 0.2) -> list:
-    """Images in one row, each under its caption; returns the axes."""
-    wide = min(0.118, 0.98 / len(images))
-    axes = []
+def _window(place: np.ndarray, path: Sequence[int], least: float = 0.3) -> np.ndarray:
+    """Places scaled so that a square around the path, at least `least` wide, becomes [0, 1]^2."""
+    low, high = place[list(path)].min(axis=0), place[list(path)].max(axis=0)
+    wide = max(least, 1.3 * (high - low).max())
+    return (place - (low + high) / 2) / wide + 0.5
+
+
+def _strip(figure, images, captions: Sequence[str], bottom: float, side: float, frames: Sequence[tuple] = ()) -> None:
+    """Images in one row, captions above them, framed by (colour, line, width); one axis in inches, for speed.
+
+    Args:
+        figure: drawn on over its whole width.
+        images: (3, H, W) each.
+        captions: one each.
+        bottom: of the images, in inches.
+        side: of an image, in inches; less where the row would not fit.
+        frames: one each, or none at all.
+    """
+    wide, high = figure.get_size_inches()
+    pitch = min(1.12 * side, (wide - 0.2) / len(images))
+    side = pitch / 1.12
+    axis = figure.add_axes((0, 0, 1, 1), zorder=-1)
     for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        axis = figure.add_axes((0.01 + i * wide, bottom, wide * 0.92, height - 0.06))
-        bare(axis)
-        axis.imshow(pixels(image), interpolation="nearest")
-        axis.set_title(caption, fontsize=9 if wide > 0.1 else 7, fontweight="normal", loc="center", pad=3)
-        axes.append(axis)
-    return axes
+        left = 0.1 + i * pitch
+        axis.imshow(pixels(image), extent=(left, left + side, bottom, bottom + side), interpolation="nearest")
+        axis.text(left + side / 2, bottom + side + 0.06, caption, ha="center", va="bottom", fontsize=9)
+        if frames:
+            colour, line, width = frames[i]
+            look = {"edgecolor": colour, "linestyle": line, "linewidth": width, "facecolor": "none"}
+            axis.add_patch(Rectangle((left, bottom), side, side, **look))
+    axis.set(xlim=(0, wide), ylim=(0, high))
+    axis.set_axis_off()
 
 
 @styled
@@ -144,11 +180,8 @@ def pair_board(
     figure = Picture(figsize=(9.6, 5.4))
     shown = partners[:7]
     captions = [f"anchor\n{anchor_name}", *(f"{kind}\n{name}\nweight {weight:.2f}" for _, name, weight, kind in shown)]
-    axes = _strip(figure, [anchor, *(image for image, *_ in shown)], captions, bottom=0.5, height=0.3)
-    for axis, (*_, kind) in zip(axes[1:], shown, strict=True):
-        colour, line, width = HITS[kind]
-        for spine in axis.spines.values():
-            spine.set(visible=True, color=colour, linestyle=line, linewidth=width)
+    frames = [(INK, "-", 1.0), *(HITS[kind] for *_, kind in shown)]
+    _strip(figure, [anchor, *(image for image, *_ in shown)], captions, bottom=2.9, side=1.02, frames=frames)
     if len(partners) > len(shown):
         figure.text(0.99, 0.45, f"and {len(partners) - len(shown)} more", ha="right")
     left, right = figure.add_axes((0.2, 0.1, 0.36, 0.3)), figure.add_axes((0.72, 0.1, 0.22, 0.3))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sagkit.plots.style import MARKERS, PALETTE, Picture, bare, grid_of, pixels, styled
+from sagkit.plots.style import FAINT, INK, MARKERS, PALETTE, Picture, bare, grid_of, pixels, styled
 
 
 @styled
@@ -118,8 +118,8 @@ def dendrogram(tree: np.ndarray, names: Sequence[str], cut: int = 1, title: str 
     drawn, members = arrange(tree, no_plot=True, color_threshold=0), fcluster(tree, cut, "maxclust")
     order = drawn["leaves"]
     number = {cluster: i for i, cluster in enumerate(dict.fromkeys(members[order]))}  # from left to right
-    figure = Picture(figsize=(9.6, 4.8))
-    axis = figure.add_axes((0.07, 0.33, 0.92, 0.6))
+    figure = Picture(figsize=(9.6, 5.4))
+    axis = figure.add_axes((0.07, 0.4, 0.92, 0.54))
     for x, y in zip(drawn["icoord"], drawn["dcoord"], strict=True):
         leaf = round((x[1] - 5) / 10) if y[1] <= level else None
         colour = FAINT if leaf is None else PALETTE[number[members[order[leaf]]] % len(PALETTE)]
