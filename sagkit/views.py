@@ -2,14 +2,15 @@
 
     scene = make_scene(images, labels, class_names, features);   graph_view(scene, k=10) -> Picture
 
-What is slow (layout of the graph, UMAP of the features) is computed once in the scene, so that a view takes well under
-0.3 s for a batch of 512; nodes keep their places while settings move. `Picture.says` holds the figures that the picture
-shows, in words. Settings that the kit refuses raise its own ValueError. [K]
+What is slow (layout of the graph, UMAP of the features) is computed once for the scene, so that every further view
+takes well under 0.3 s for a batch of 512; nodes keep their places while settings move. `Picture.says` holds the figures
+that the picture shows, in words. Settings that the kit refuses raise its own ValueError. [K]
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -32,10 +33,12 @@ LINKAGES = ("average", "ward", "complete", "single")
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A batch with everything that is slow to compute.
+    """A batch, and where its images lie on two maps, each computed when first looked at.
 
+    features: what the graph is built from.
     groups: superclass of each image, a position in `group_names`.
-    layout, flat: places on the spring layout of the graph and on a UMAP of the features.
+    k: neighbours of the graph whose spring layout is kept.
+    seed: of both maps.
     """
 
     images: UInt8[Tensor, "N 3 H W"]
@@ -44,15 +47,28 @@ class Scene:
     features: Float[Tensor, "N F"]
     groups: Int[Tensor, " N"]
     group_names: tuple[str, ...]
-    layout: Float[np.ndarray, "N 2"]
-    flat: Float[np.ndarray, "N 2"]
+    k: int = 10
+    seed: int = 0
 
     def __len__(self) -> int:
         return len(self.images)
 
+    @cached_property
+    def layout(self) -> Float[np.ndarray, "N 2"]:
+        """Spring layout of the graph with k neighbours."""
+        return plots.graph_layout(similarity_graph(self.features, self.k).to_networkx(), seed=self.seed)
+
+    @cached_property
+    def flat(self) -> Float[np.ndarray, "N 2"]:
+        """UMAP of the features."""
+        from umap import UMAP
+
+        near = min(15, len(self) - 1)
+        return UMAP(random_state=self.seed, n_jobs=1, n_neighbors=near).fit_transform(self.features.numpy())
+
 
 def make_scene(images, labels, class_names, features, k: int = 10, data: str = "shapes", seed: int = 0) -> Scene:
-    """Lay out a batch once; seconds for 512 images.
+    """A scene of images with their superclasses.
 
     Args:
         images: uint8 (N, 3, H, W).
@@ -61,18 +77,13 @@ def make_scene(images, labels, class_names, features, k: int = 10, data: str = "
         features: float (N, F), what the graph is built from.
         k: neighbours of the graph whose spring layout is kept.
         data: name of the data set.
-        seed: of both layouts.
+        seed: of both maps.
 
     Raises:
-        ValueError: for a k out of range or a data set whose superclasses are not known.
+        ValueError: for a data set whose superclasses are not known.
     """
-    from umap import UMAP
-
     names, group = superclasses(data, tuple(class_names))
-    layout = plots.graph_layout(similarity_graph(features, k).to_networkx(), seed=seed)
-    flat = UMAP(random_state=seed, n_jobs=1, n_neighbors=min(15, len(features) - 1)).fit_transform(features.numpy())
-    groups = torch.as_tensor(group)[labels]
-    return Scene(images, labels, tuple(class_names), features, groups, names, layout, flat)
+    return Scene(images, labels, tuple(class_names), features, torch.as_tensor(group)[labels], names, k, seed)
 
 
 def graph_view(scene: Scene, k: int, kernel: str = "cosine", temperature: float = 0.1, mutual: bool = False):

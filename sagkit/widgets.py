@@ -49,12 +49,12 @@ class Panel(ipw.VBox):
         except ValueError as refusal:
             self.message.value = (
                 '<div role="alert" style="border-left: 6px solid #D55E00; padding: 4px 8px; color: #222; '
-                f'background: #fff3e6"><b>Not possible:</b> {escape(str(refusal))}</div>'
+                f'background: #fff3e6"><b>Not possible:</b> {escape(str(refusal), quote=False)}</div>'
             )
             return
         self.message.value = ""
         self.picture.value = figure.quick_png()
-        self.text.value = f'<div role="status">{escape(figure.says)}</div>'
+        self.text.value = f'<div role="status">{escape(figure.says, quote=False)}</div>'
 
     def __repr__(self) -> str:
         return (

@@ -24,6 +24,8 @@ MAY_IMPORT = {
     "record": {"checkpoint", "model"},
     "evaluate": {"augment", "data", "hierarchy", "metrics", "model"},
     "speed": {"markdown"},
+    "views": {"graph", "hierarchy", "loss", "plots", "purity", "walk"},
+    "widgets": {"graph", "views"},
     "purity": {"augment", "data", "graph", "hierarchy", "markdown", "model", "record", "walk"},
     "report": {"checkpoint", "data", "evaluate", "markdown", "purity", "record", "speed"},
     "trainer": {"augment", "checkpoint", "config", "data", "methods", "model", "optim", "pairing", "record"},
