@@ -73,7 +73,10 @@ def lab(tmp_path_factory):
         f"--IdentityProvider.token={token}",
         f"--ServerApp.root_dir={home / 'notebooks'}",
     ]
-    command += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    quiet = home / "settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+    quiet.parent.mkdir(parents=True)
+    quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    private["JUPYTERLAB_SETTINGS_DIR"] = str(home / "settings")
     log = (home / "log").open("w")
     server = subprocess.Popen(
         command, env={**os.environ, **private, "PYTHONPATH": paths}, stdout=log, stderr=log, start_new_session=True
@@ -102,7 +105,7 @@ def open_and_run(page, lab, notebook: str) -> None:
     address, token = lab
     page.goto(f"{address}/lab/tree/{notebook}?token={token}&reset")
     page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=2 * MINUTES)
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=2 * MINUTES)
+    page.wait_for_selector("text=/ipykernel.*Idle/", timeout=2 * MINUTES)  # the status bar, once a kernel is there
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='busy']", timeout=MINUTES)

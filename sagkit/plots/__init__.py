@@ -9,6 +9,7 @@ from sagkit.plots.boards import batch_graph, batch_walk, loss_terms, pair_board
 from sagkit.plots.charts import comparison, curves, dendrogram, heatmaps, image_grid, scatter
 from sagkit.plots.graphs import graph_figure, graph_layout, point_graphs, walk_figure
 from sagkit.plots.style import FAINT, INK, MARKERS, PALETTE, STYLE, Picture, save, styled
+from sagkit.plots.talk import method_diagram
 
 __all__ = [
     "FAINT",
@@ -27,6 +28,7 @@ __all__ = [
     "heatmaps",
     "image_grid",
     "loss_terms",
+    "method_diagram",
     "pair_board",
     "point_graphs",
     "save",

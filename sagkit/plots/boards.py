@@ -183,7 +183,7 @@ def pair_board(
     frames = [(INK, "-", 1.0), *(HITS[kind] for *_, kind in shown)]
     _strip(figure, [anchor, *(image for image, *_ in shown)], captions, bottom=2.9, side=1.02, frames=frames)
     if len(partners) > len(shown):
-        figure.text(0.99, 0.45, f"and {len(partners) - len(shown)} more", ha="right")
+        figure.text(0.99, 0.95, f"and {len(partners) - len(shown)} more", ha="right")
     left, right = figure.add_axes((0.2, 0.1, 0.36, 0.3)), figure.add_axes((0.72, 0.1, 0.22, 0.3))
     names = list(purity)
     bars = left.barh(names, [np.nan_to_num(purity[name][0]) for name in names], color=PALETTE[0], height=0.6)
