@@ -1,0 +1,134 @@
+"""Grids of images, and charts: maps of embeddings, bars, matrices, lines, trees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from sagkit.plots.style import FAINT, INK, MARKERS, PALETTE, Picture, bare, grid_of, pixels, styled
+
+
+@styled
+def image_grid(
+    images, titles: Sequence[str] | None = None, columns: int = 9, title: str = "", side: float = 1.0
+) -> Picture:
+    """Images (N, 3, H, W) in rows of `columns`, each with its own small title of one or more lines."""
+    rows = -(-len(images) // columns)
+    lines = max((text.count("\n") + 1 for text in titles), default=0) if titles is not None else 0
+    height = side * 1.05 + 0.15 * lines
+    figure, axes = grid_of(columns * side, rows * height + 0.3 * bool(title), columns, rows)
+    for i, axis in enumerate(axes.flat):
+        bare(axis)
+        if i < len(images):
+            axis.imshow(pixels(images[i]), interpolation="nearest")
+            if titles is not None:
+                axis.set_title(titles[i], fontsize=8, fontweight="normal", loc="center", pad=2)
+    if title:
+        figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
+    return figure
+
+
+@styled
+def scatter(panels: Mapping[str, np.ndarray], labels, names: Sequence[str]) -> Picture:
+    """One panel per embedding (N, 2), points coloured and shaped by label."""
+    figure, axes = grid_of(4.6 * len(panels), 4.6, len(panels))
+    labels = np.asarray(labels)
+    area = min(30, max(9, 6000 / len(labels)))  # few points are drawn larger
+    for axis, (title, xy) in zip(axes[0], panels.items(), strict=True):
+        bare(axis)
+        for i, name in enumerate(names):
+            chosen = labels == i
+            colour, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
+            axis.scatter(*xy[chosen].T, s=area, alpha=0.65, color=colour, marker=marker, linewidths=0, label=name)
+        axis.set_title(title)
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=min(6, len(names)), markerscale=2
+    )
+    return figure
+
+
+@styled
+def comparison(figures: Mapping[str, Mapping[str, float]], columns: Sequence[str], titles: Sequence[str]) -> Picture:
+    """Methods side by side: one panel per figure of merit, one bar per method, the value at its end."""
+    figure, axes = grid_of(3.4 * len(columns), 0.5 * len(figures) + 0.9, len(columns), sharey=True)
+    methods = list(figures)
+    for axis, column, title in zip(axes[0], columns, titles, strict=True):
+        values = [figures[method][column] for method in methods]
+        shown = axis.barh(methods, values, color=[PALETTE[i % len(PALETTE)] for i in range(len(methods))], height=0.62)
+        axis.bar_label(shown, fmt="%.3f", padding=3)
+        axis.set_xlim(min(0, *values), max(values) * 1.4)
+        axis.set_title(title)
+        axis.set_xticks([])
+        axis.spines["bottom"].set_visible(False)
+    axes[0, 0].invert_yaxis()
+    return figure
+
+
+@styled
+def heatmaps(panels: Mapping[str, np.ndarray], ticks: Sequence[str] = ()) -> Picture:
+    """Class distance matrices (C, C) side by side, each on its own scale."""
+    figure, axes = grid_of(4.4 * len(panels), 4.2, len(panels))
+    for axis, (title, matrix) in zip(axes[0], panels.items(), strict=True):
+        picture = axis.imshow(matrix, cmap="viridis", interpolation="nearest")
+        figure.colorbar(picture, ax=axis, shrink=0.75)
+        axis.set_title(title)
+        axis.set_xticks([])
+        axis.set_yticks(range(len(ticks)), ticks, fontsize=6) if len(ticks) else axis.set_yticks([])
+    return figure
+
+
+@styled
+def curves(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    xlabel: str,
+    ylabel: str,
+    joined: bool = True,
+    margins: Mapping[str, Sequence[float]] | None = None,
+) -> Picture:
+    """Lines (x, y) by name, told apart by colour and marker; points alone where they are not `joined`.
+
+    With `margins`, half-widths by name, a line lies in a band of its own colour.
+    """
+    figure, axes = grid_of(6, 3.4)
+    axis = axes[0, 0]
+    for i, (name, (x, y)) in enumerate(series.items()):
+        look = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)], "markersize": 4}
+        axis.plot(x, y, linestyle="-" if joined else "none", label=name, **look)
+        if margins is not None and name in margins:
+            y, half = np.asarray(y, dtype=float), np.asarray(margins[name], dtype=float)
+            axis.fill_between(x, y - half, y + half, color=look["color"], alpha=0.18, linewidth=0)
+    axis.set_xlabel(xlabel)
+    axis.set_ylabel(ylabel)
+    axis.legend()
+    return figure
+
+
+@styled
+def dendrogram(tree: np.ndarray, names: Sequence[str], cut: int = 1, title: str = "") -> Picture:
+    """A tree of clusters from scipy's linkage (C - 1, 4), cut into `cut` clusters.
+
+    A cluster has its own colour, its names a number in front; where the tree is above the cut, it is grey.
+    """
+    from scipy.cluster.hierarchy import dendrogram as arrange
+    from scipy.cluster.hierarchy import fcluster
+
+    heights = tree[:, 2]
+    level = heights[-cut : len(heights) - cut + 2].mean() if 1 < cut <= len(heights) else heights[-1] * 1.05
+    drawn, members = arrange(tree, no_plot=True, color_threshold=0), fcluster(tree, cut, "maxclust")
+    order = drawn["leaves"]
+    number = {cluster: i for i, cluster in enumerate(dict.fromkeys(members[order]))}  # from left to right
+    figure = Picture(figsize=(9.6, 5.4))
+    axis = figure.add_axes((0.07, 0.4, 0.92, 0.54))
+    for x, y in zip(drawn["icoord"], drawn["dcoord"], strict=True):
+        leaf = round((x[1] - 5) / 10) if y[1] <= level else None
+        colour = FAINT if leaf is None else PALETTE[number[members[order[leaf]]] % len(PALETTE)]
+        axis.plot(x, y, color=colour, lw=2)
+    if cut > 1:
+        axis.axhline(level, color=INK, lw=1.5, ls="--")
+    labels = [f"{number[members[leaf]] + 1} · {names[leaf]}" for leaf in order]
+    axis.set_xticks(5 + 10 * np.arange(len(order)), labels, rotation=90, fontsize=9 if len(order) < 40 else 6)
+    for tick, leaf in zip(axis.get_xticklabels(), order, strict=True):
+        tick.set_color(PALETTE[number[members[leaf]] % len(PALETTE)])
+    axis.set(ylabel="distance", ylim=(0, heights[-1] * 1.08), title=title)
+    return figure

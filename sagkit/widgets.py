@@ -1,0 +1,138 @@
+"""Controls over the views: move a slider, the picture is drawn again; an impossible setting is answered in words.
+
+    walk_player(scene)                    in JupyterLab; the pure function behind it is views.walk_view
+
+Each widget is a Panel: controls, a picture (PNG), and a line of text that says what the picture shows. All of it works
+by keyboard (Tab to a control, arrow keys to move it); a picture changes when a control is let go of, not while it is
+dragged. A page that shows no widgets shows one sentence instead. [K]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+
+import ipywidgets as ipw
+from matplotlib.figure import Figure
+
+from sagkit import views
+from sagkit.graph import KERNELS
+
+WIDE = {"description_width": "9em"}
+
+
+class Panel(ipw.VBox):
+    """Controls over a pure function that returns a Picture.
+
+    Args:
+        draw: called with the controls' values by name; a ValueError it raises becomes the message.
+        controls: ipywidgets with a `value`, by the argument they set.
+        name: what the panel is called.
+
+    `picture.value` is the PNG last drawn, `text.value` the line under it, `message.value` a refusal or empty. After a
+    refusal the last good picture stays, under the message.
+    """
+
+    def __init__(self, draw: Callable[..., Figure], controls: dict[str, ipw.Widget], name: str):
+        self.draw, self.controls, self.name = draw, controls, name
+        self.picture = ipw.Image(format="png", layout=ipw.Layout(max_width="100%"))
+        self.text, self.message = ipw.HTML(), ipw.HTML()
+        rows = [ipw.HBox(list(controls.values()), layout=ipw.Layout(flex_flow="row wrap"))]
+        super().__init__([*rows, self.message, self.picture, self.text])
+        for control in controls.values():
+            control.observe(self._redraw, "value")
+        self._redraw()
+
+    def _redraw(self, change=None) -> None:
+        try:
+            figure = self.draw(**{name: control.value for name, control in self.controls.items()})
+        except ValueError as refusal:
+            self.message.value = (
+                '<div role="alert" style="border-left: 6px solid #D55E00; padding: 4px 8px; color: #222; '
+                f'background: #fff3e6"><b>Not possible:</b> {escape(str(refusal), quote=False)}</div>'
+            )
+            return
+        self.message.value = ""
+        self.picture.value = figure.quick_png()
+        self.text.value = f'<div role="status">{escape(figure.says, quote=False)}</div>'
+
+    def __repr__(self) -> str:
+        return (
+            f"[{self.name}: run this cell in JupyterLab to move its controls; the picture above is one of its settings]"
+        )
+
+
+def _whole(description: str, value: int, low: int, high: int) -> ipw.IntSlider:
+    return ipw.IntSlider(value, low, high, description=description, continuous_update=False, style=WIDE)
+
+
+def _share(description: str, value: float, high: float = 1.0) -> ipw.FloatSlider:
+    return ipw.FloatSlider(
+        value, min=0.0, max=high, step=0.05, description=description, continuous_update=False, style=WIDE
+    )
+
+
+def _number(description: str, value: int) -> ipw.IntText:
+    return ipw.IntText(value, description=description, continuous_update=False, style=WIDE)
+
+
+def _tick(description: str) -> ipw.Checkbox:
+    return ipw.Checkbox(False, description=description, indent=False, style=WIDE)
+
+
+def graph_explorer(scene: views.Scene) -> Panel:
+    """K, kernel, temperature and mutual filter of the batch's graph; see `views.graph_view`."""
+    controls = {
+        "k": _whole("neighbours K", 10, 1, 30),
+        "kernel": ipw.Dropdown(options=KERNELS, value="cosine", description="kernel", style=WIDE),
+        "temperature": ipw.FloatText(0.1, step=0.05, description="temperature", continuous_update=False, style=WIDE),
+        "mutual": _tick("mutual edges only"),
+    }
+    return Panel(lambda **settings: views.graph_view(scene, **settings), controls, "graph explorer")
+
+
+def walk_player(scene: views.Scene) -> Panel:
+    """Start, length, restart and seed of one walk; see `views.walk_view`."""
+    controls = {
+        "length": _whole("walk length L", 4, 1, 7),
+        "restart": _share("restart", 0.0),
+        "seed": _number("seed", 0),
+        "start": _number("start at image", 0),
+        "k": _whole("neighbours K", 10, 1, 30),
+        "mutual": _tick("mutual edges only"),
+    }
+    return Panel(lambda **settings: views.walk_view(scene, **settings), controls, "walk player")
+
+
+def pairing_board(scene: views.Scene) -> Panel:
+    """Anchor, length, K and alpha of the pairing; see `views.pairing_view`."""
+    controls = {
+        "anchor": _number("anchor image", 0),
+        "length": _whole("walk length L", 2, 1, 8),
+        "k": _whole("neighbours K", 10, 1, 30),
+        "alpha": _share("alpha", 0.3, 2.0),
+        "walks": _whole("walks per image", 16, 1, 32),
+        "mutual": _tick("mutual edges only"),
+    }
+    return Panel(lambda **settings: views.pairing_view(scene, **settings), controls, "pairing board")
+
+
+def loss_explorer(za, zb, features) -> Panel:
+    """Loss terms against alpha for projections za, zb (B, D) and features (B, F); see `views.loss_view`."""
+    controls = {
+        "alpha": _share("alpha", 0.3, 2.0),
+        "k": _whole("neighbours K", 10, 1, 30),
+        "length": _whole("walk length L", 2, 1, 8),
+        "keep": ipw.Checkbox(True, description="keep the augmentation term whole", indent=False),
+    }
+    return Panel(lambda **settings: views.loss_view(za, zb, features, **settings), controls, "loss explorer")
+
+
+def dendrogram_cutter(scene: views.Scene) -> Panel:
+    """Number of clusters and linkage of the tree of classes; see `views.dendrogram_view`."""
+    classes = len(scene.labels.unique())
+    controls = {
+        "clusters": _whole("clusters", 3, 1, classes),
+        "method": ipw.Dropdown(options=views.LINKAGES, value="average", description="linkage", style=WIDE),
+    }
+    return Panel(lambda **settings: views.dendrogram_view(scene, **settings), controls, "dendrogram")
