@@ -123,9 +123,10 @@ def make_encoder(name: str, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), pretra
 
 
 def _vision_transformer(name: str, width: int, blocks: int, patch: int, mean_pooled: bool) -> nn.Module:
-    if width % 4 or width % max(1, width // VIT_HEAD) or VIT_PIXELS % patch:
+    heads = max(1, width // VIT_HEAD)
+    if width % 4 or width % heads or VIT_PIXELS % patch:
         raise ValueError(
-            f"{name} is not to be built: the width must be a multiple of 4 (of {VIT_HEAD} from {2 * VIT_HEAD} on), "
+            f"{name} is not to be built: the width must be a multiple of 4 and of its number of heads (here {heads}), "
             f"and the patch must divide {VIT_PIXELS}"
         )
     try:  # here, because importing the two takes seconds
@@ -138,7 +139,7 @@ def _vision_transformer(name: str, width: int, blocks: int, patch: int, mean_poo
         patch_size=patch,
         embed_dim=width,
         depth=blocks,
-        num_heads=max(1, width // VIT_HEAD),
+        num_heads=heads,
         num_classes=0,
         class_token=not mean_pooled,
         global_pool="avg" if mean_pooled else "token",

@@ -55,6 +55,9 @@ def interrupt(monkeypatch, config: Config, images, epochs: int = 1) -> None:
         {"optimizer": "lars"},
         {"scope": "queue", "queue_batches": 2},
         {"scope": "dataset", "graph_epochs": 2, "confident": 0.5},
+        {"method": "dino", "encoder": "vit-d16-l1-p4", "prototypes": 32, "local_views": 1, "local_size": 8},
+        {"method": "ijepa", "encoder": "vit-d16-l1-p4-avg", "predictor_width": 8, "predictor_depth": 1},
+        {"method": "barlow-twins", "alpha": 0.5},
     ],
 )
 def test_a_run_interrupted_after_any_epoch_ends_as_if_it_had_not_been(tmp_path, images, monkeypatch, fields):
