@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sagkit.controls import OraclePairing
 from sagkit.loss import Loss, barlow_twins_loss, sag_vicreg_loss, vicreg_loss
 from sagkit.pairing import DatasetPairing, Queue
 from sagkit.timing import Stopwatch
@@ -169,6 +170,11 @@ class Walks(TwoViews):
     ):
         super().__init__(*method, **fields)
         self.pairing, self.ramp, self.keep, self.queue = pairing, ramp, keep, queue
+
+    def second_images(self, index: Tensor, epoch: float, generator: torch.Generator) -> Tensor:
+        if isinstance(self.pairing, OraclePairing):  # the one pairing that has to know which images it sees
+            self.pairing.groups = self.gather(self.pairing.known[index])
+        return index
 
     def objective(self, ha: Tensor, hb: Tensor, za: Tensor, zb: Tensor, epoch: float) -> Loss:
         alpha = self.ramp.at(epoch)

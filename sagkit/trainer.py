@@ -18,8 +18,10 @@ from lightning_fabric import Fabric
 from sagkit.augment import NO_COLOUR, Augmentation, channel_statistics
 from sagkit.checkpoint import load_state, save_state
 from sagkit.config import PROFILES, Config
+from sagkit.controls import PAIRS, make_pairing
 from sagkit.data import ImageSet
 from sagkit.distill import DINO, IJEPA
+from sagkit.hierarchy import superclasses
 from sagkit.methods import (
     METHODS,
     DatasetSAGBarlowTwins,
@@ -33,7 +35,7 @@ from sagkit.methods import (
 )
 from sagkit.model import Encoder, extract_features, make_encoder, make_projector
 from sagkit.optim import learning_rate, make_optimizer
-from sagkit.pairing import DatasetPairing, Queue, WalkPairing
+from sagkit.pairing import Queue
 from sagkit.record import provenance, record_path
 
 GRAPH_FIELDS = ("k", "length", "temperature", "kernel", "mutual", "restart", "confident")
@@ -94,6 +96,7 @@ def check(config: Config) -> None:
     for kind, name, known in (
         ("method", config.method, METHODS),
         ("scope", config.scope, SCOPES),
+        ("pairs", config.pairs, PAIRS),
         ("split", config.split, ("train", "fit")),
         ("profile", config.profile, tuple(PROFILES)),
     ):
@@ -134,8 +137,8 @@ def make_fabric(config: Config) -> Fabric:
         raise ValueError(f"{setting} cannot be had here ({error}): try --accelerator cpu --devices 1") from None
 
 
-def build_method(config: Config, encoder: Encoder, gather=only_process) -> Method:
-    """The method of a configuration around an encoder."""
+def build_method(config: Config, encoder: Encoder, gather=only_process, groups=None) -> Method:
+    """The method of a configuration around an encoder; `groups` (N,) are superclasses of the training images."""
     if config.method == "dino":
         head = config.projector_hidden, config.projector_out, config.prototypes
         return DINO(encoder, *head, config.ema, config.epochs)
@@ -153,10 +156,11 @@ def build_method(config: Config, encoder: Encoder, gather=only_process) -> Metho
     ramp = Ramp(config.alpha, config.walk_start * config.epochs, config.walk_warmup * config.epochs)
     graph = {name: getattr(config, name) for name in GRAPH_FIELDS}
     if config.scope == "dataset":
-        pairing = DatasetPairing(**graph)
+        pairing = make_pairing(config.pairs, True, groups, **graph)
         kind = DatasetSAGBarlowTwins if config.method == "barlow-twins" else DatasetSAGVICReg
         return kind(encoder, projector, pairing=pairing, ramp=ramp, rebuild=config.graph_epochs, **terms)
-    pairing = WalkPairing(walks=config.walks, every=config.every, seed=config.seed, unique=config.unique, **graph)
+    graph |= {name: getattr(config, name) for name in ("walks", "every", "seed", "unique")}
+    pairing = make_pairing(config.pairs, False, groups, **graph)
     queue = Queue(config.queue_batches) if config.scope == "queue" else None
     kind = SAGBarlowTwins if config.method == "barlow-twins" else SAGVICReg
     return kind(encoder, projector, pairing=pairing, ramp=ramp, keep=config.keep, queue=queue, **terms)
@@ -181,7 +185,8 @@ class Trainer:
         encoder = make_encoder(config.encoder, *channel_statistics(train.images))
         _try(encoder, config)
         gather = only_process if fabric.world_size == 1 else gather_through(fabric)
-        self.method = build_method(config, encoder, gather).to(memory_format=torch.channels_last)
+        groups = superclass_of_each(config.data, train)
+        self.method = build_method(config, encoder, gather, groups).to(memory_format=torch.channels_last)
         self.method.watch.cuda = fabric.device.type == "cuda"
         optimizer = make_optimizer(config.optimizer, self.method, config.weight_decay)
         self.module, self.optimizer = fabric.setup(self.method, optimizer)
@@ -296,6 +301,17 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.epoch, self.log, self.clock = state["epoch"], state["log"], Clock(**state["clock"])
+
+
+def superclass_of_each(data: str, images: ImageSet) -> torch.Tensor | None:
+    """Superclass of every image (N,), or None where none are known."""
+    if images.labels is None:
+        return None
+    try:
+        group = superclasses(data, images.class_names)[1]
+    except ValueError:
+        return None
+    return torch.as_tensor(group)[images.labels]
 
 
 def _try(encoder: Encoder, config: Config) -> None:

@@ -19,15 +19,16 @@ MAY_IMPORT = {
     "walk": {"graph"},
     "loss": {"walk"},  # the type Pairs
     "pairing": {"graph", "walk"},
-    "methods": {"loss", "pairing", "timing", "walk"},  # walk: the type Pairs
+    "controls": {"graph", "pairing", "walk"},
+    "methods": {"controls", "loss", "pairing", "timing", "walk"},  # walk: the type Pairs
     "distill": {"loss", "methods", "model"},
     "record": {"checkpoint", "model"},
     "evaluate": {"augment", "data", "hierarchy", "metrics", "model"},
     "speed": {"markdown"},
     "purity": {"augment", "data", "graph", "hierarchy", "markdown", "model", "record", "walk"},
     "report": {"checkpoint", "data", "evaluate", "markdown", "purity", "record", "speed"},
-    "trainer": {"augment", "checkpoint", "config", "data", "distill"}
-    | {"methods", "model", "optim", "pairing", "record"},
+    "trainer": {"augment", "checkpoint", "config", "controls", "data", "distill"}
+    | {"hierarchy", "methods", "model", "optim", "pairing", "record"},
     "train": {"config", "data", "evaluate", "model", "record", "trainer"},
 }
 
