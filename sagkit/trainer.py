@@ -37,6 +37,7 @@ from sagkit.model import Encoder, extract_features, make_encoder, make_projector
 from sagkit.optim import learning_rate, make_optimizer
 from sagkit.pairing import Queue
 from sagkit.record import provenance, record_path
+from sagkit.subsets import family
 
 GRAPH_FIELDS = ("k", "length", "temperature", "kernel", "mutual", "restart", "confident")
 SCOPES = ("batch", "queue", "dataset")
@@ -308,7 +309,7 @@ def superclass_of_each(data: str, images: ImageSet) -> torch.Tensor | None:
     if images.labels is None:
         return None
     try:
-        group = superclasses(data, images.class_names)[1]
+        group = superclasses(family(data), images.class_names)[1]
     except ValueError:
         return None
     return torch.as_tensor(group)[images.labels]

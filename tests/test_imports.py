@@ -15,7 +15,8 @@ MODULES = {".".join(p.relative_to(HOUSE).with_suffix("").parts): p for p in sort
 # What each module may import of sagkit. A module that is not named imports nothing of it.
 MAY_IMPORT = {
     "__init__": {"loss", "pairing"},
-    "data": {"shapes", "decode"},
+    "subsets": {"hierarchy"},
+    "data": {"shapes", "decode", "subsets"},
     "walk": {"graph"},
     "loss": {"walk"},  # the type Pairs
     "pairing": {"graph", "walk"},
@@ -23,13 +24,13 @@ MAY_IMPORT = {
     "methods": {"controls", "loss", "pairing", "timing", "walk"},  # walk: the type Pairs
     "distill": {"loss", "methods", "model"},
     "record": {"checkpoint", "model"},
-    "evaluate": {"augment", "data", "hierarchy", "metrics", "model"},
+    "evaluate": {"augment", "data", "hierarchy", "metrics", "model", "subsets"},
     "speed": {"markdown"},
     "purity": {"augment", "data", "graph", "hierarchy", "markdown", "model", "record", "walk"},
     "report": {"checkpoint", "data", "evaluate", "markdown", "purity", "record", "speed"},
     "trainer": {"augment", "checkpoint", "config", "controls", "data", "distill"}
-    | {"hierarchy", "methods", "model", "optim", "pairing", "record"},
-    "train": {"config", "data", "evaluate", "model", "record", "trainer"},
+    | {"hierarchy", "methods", "model", "optim", "pairing", "record", "subsets"},
+    "train": {"config", "data", "evaluate", "model", "record", "subsets", "trainer"},
 }
 
 
