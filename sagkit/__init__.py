@@ -14,9 +14,11 @@ One letter, one meaning, in every signature and comment:
 The house, in the order data flows through it; a module imports only from rows above its own:
 
     shapes decode augment model graph hierarchy metrics timing plots   import nothing of sagkit
-    data         every image source as one ImageSet            loss       the terms and their sums (walk's Pairs)
-    walk         random walks on a graph, and pairs            pairing    graph + walk, the drop-in module
-    methods      one training objective per method             optim, checkpoint, config    what a run needs
+    subsets      training sets made from CIFAR-100             data       every image source as one ImageSet
+    walk         random walks on a graph, and pairs            loss       the terms and their sums (walk's Pairs)
+    pairing      graph + walk, the drop-in module              controls   what walks have to be compared with
+    methods      one training objective per method             distill    DINO and I-JEPA
+    optim, checkpoint, config    what a run needs
     evaluate     every figure of an encoder                    record     run records and stored encoders
     trainer      the state of a run, epoch by epoch            train      fit, evaluate, record; the command line
     report       tables from records                       purity     how often walk pairs share a class

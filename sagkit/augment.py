@@ -22,6 +22,7 @@ from torch import Tensor
 CHUNK = 64  # images: 64 x 3 x 32 x 32 floats are 0.8 MB, so that the dozen passes below stay in cache
 GREY = (0.2989, 0.587, 0.114)  # torchvision's luma weights
 CROP_ATTEMPTS = 10  # torchvision's
+NO_COLOUR = {"jitter": 0.0, "grey": 0.0, "solarize": 0.0}  # of an Augmentation that crops and mirrors alone
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Augmentation:
         views = images.new_empty((len(images), 3, size, size), dtype=torch.float32)
         for part in torch.arange(len(images), device=images.device).split(CHUNK):
             x = crop_resize(images[part].float() / 255, boxes[part], size, flip[part])
-            for adjust, factor in steps:
+            for adjust, factor in steps if self.jitter else ():
                 x = adjust(x, factor[part])
             x = torch.where(grey[part, None, None, None], luma(x), x)
             if self.blur:

@@ -1,7 +1,8 @@
 """Everything a training run can be told, in one flat frozen dataclass, and the profiles that fill it.
 
-A profile is a budget: data size, encoder and epochs. `configure("sag-vicreg", "laptop", seed=1)` is the profile's
-setting for that method, with any field replaced by name; the command line is generated from the same dataclass.
+A profile is a budget: data size, encoder and epochs; a recipe is what a method has of its own. `configure("dino",
+"laptop", seed=1)` is the profile's setting under the method's recipe, with any field replaced by name; the command line
+is generated from the same dataclass.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from dataclasses import asdict, dataclass, replace
 class Config:
     """One training run. Epochs are counted in passes over the training images."""
 
-    method: str = "vicreg"  # vicreg, sag-vicreg
-    data: str = "shapes"  # shapes, cifar10, cifar100, a folder of images, or an .npz file
+    method: str = "vicreg"  # vicreg, sag-vicreg, barlow-twins, dino, ijepa
+    data: str = "shapes"  # shapes, cifar10, cifar100[-80a, -80b, -lt], a folder of images, or an .npz file
     profile: str = "tour"  # the budget this setting comes from
     variant: str = "default"  # name of a setting that is not the profile's, for the run record
     seed: int = 0  # of weights, data order, views and walks
@@ -32,6 +33,7 @@ class Config:
     lr: float = 1e-3  # for 256 images; scaled by batch_size / 256
     weight_decay: float = 1e-4  # METHOD.md section 6
     warmup_epochs: float = 1.0  # of the learning rate
+    clip: float = 0.0  # largest norm of the whole gradient; 0: as it is
 
     sim: float = 25.0  # invariance, VICReg authors
     var: float = 25.0  # variance, VICReg authors
@@ -51,13 +53,22 @@ class Config:
     restart: float = 0.0  # probability per step of jumping back to the start
     unique: bool = False  # several walks of one image that meet count once
     confident: float = 1.0  # fraction of the pairs, those of largest weight, that count
+    pairs: str = "walk"  # or a control: random, nearest, unweighted, oracle; see sagkit.controls
     every: int = 1  # pairs at every m-th step only; scopes batch and queue
     scope: str = "batch"  # nodes of the graph: batch, queue (and the last batches), dataset (all training images)
     queue_batches: int = 4  # under scope queue
     graph_epochs: int = 1  # epochs between two graphs under scope dataset
 
+    ema: float = 0.996  # dino, ijepa: the teacher's momentum at the start; it ends at 1; METHOD.md section 6
+    prototypes: int = 4096  # dino: outputs of the head, METHOD.md section 6
+    local_views: int = 0  # dino: further small crops per image; none in solo-learn's small-image recipe
+    local_size: int = 16  # pixels; half the views, as 96 of 224 in DINO
+    predictor_width: int = 96  # ijepa, METHOD.md section 6
+    predictor_depth: int = 4  # ijepa: blocks, METHOD.md section 6
+
     view_size: int = 32  # pixels, height and width of the augmented views
     crop_min: float = 0.2  # least area of a random crop, METHOD.md section 6
+    colour: bool = True  # jitter, grey and solarised views; else crops and mirror images alone
     blur: float = 0.0  # probability of Gaussian blur; for images larger than 32 pixels
 
     snapshots: bool = False  # also keep the encoder after epochs 1, 2, 4, 8, ..., for a zoo of embeddings
@@ -97,8 +108,34 @@ PROFILES: dict[str, dict] = {
 }
 
 
+# What a method has of its own, in every profile. Weight decay: where the authors' schedules begin.
+RECIPES: dict[str, dict] = {
+    "barlow-twins": {"alpha": 0.0},  # no walks unless asked for; the rest as VICReg, as in solo-learn
+    "dino": {  # METHOD.md section 6: small transformer; solo-learn's head; clipping of the authors' code
+        "encoder": "vit-d192-l9-p4",
+        "optimizer": "adamw",
+        "lr": 1e-4,
+        "weight_decay": 0.04,
+        "batch_size": 128,  # with 512, an epoch has too few steps for the average to follow [K]
+        "clip": 3.0,
+        "projector_hidden": 2048,
+        "projector_out": 256,
+    },
+    "ijepa": {  # METHOD.md section 6; the authors' views: crops of 0.3 to 1, no colours
+        "encoder": "vit-d192-l6-p4-avg",
+        "optimizer": "adamw",
+        "lr": 1e-3,
+        "weight_decay": 0.04,
+        "batch_size": 128,
+        "view_size": 32,  # an 8 x 8 grid of patches; 24 pixels leave 6 x 6, too coarse for blocks
+        "crop_min": 0.3,
+        "colour": False,
+    },
+}
+
+
 def configure(method: str = "vicreg", profile: str = "tour", **fields) -> Config:
-    """The profile's setting for a method, with any field of Config replaced.
+    """The profile's setting under a method's recipe, with any field of Config replaced.
 
     Raises:
         ValueError: for an unknown profile or field (the nearest names are offered).
@@ -106,7 +143,7 @@ def configure(method: str = "vicreg", profile: str = "tour", **fields) -> Config
     _known("profile", profile, PROFILES)
     for name in fields:
         _known("field", name, Config.__dataclass_fields__)
-    return replace(Config(method=method, profile=profile), **{**PROFILES[profile], **fields})
+    return replace(Config(method=method, profile=profile), **{**PROFILES[profile], **RECIPES.get(method, {}), **fields})
 
 
 def _known(kind: str, name: str, names) -> None:

@@ -1,4 +1,4 @@
-"""Image sets in memory, all of one form: procedural shapes, CIFAR-10 and CIFAR-100, a folder of images, an .npz file.
+"""Image sets in memory, all of one form: procedural shapes, CIFAR-10, CIFAR-100 and parts of it, folders, .npz files.
 
     load_images(name, split)  ->  ImageSet: images uint8 (N, 3, H, W), labels int64 (N,) or None, class_names
 
@@ -26,12 +26,13 @@ from torchvision import datasets
 
 from sagkit.decode import cache_folder, decode_images, folder_classes, folder_labels, list_images, usual_size
 from sagkit.shapes import CLASS_NAMES, draw_shapes
+from sagkit.subsets import SUBSETS, WHOLE, kept_rows, left_out
 
 CIFAR = {"cifar10": (datasets.CIFAR10, 10), "cifar100": (datasets.CIFAR100, 100)}
 CIFAR_IMAGES = {"train": 50_000, "test": 10_000}
 SHAPES_IMAGES = {"train": 4096, "test": 1024}
 SHAPES_SEED = {"train": 0, "test": 0x7E57_0000}  # far apart: a test set that no small seed of `shapes` repeats
-SPLITS = ("train", "test", "fit", "val")
+SPLITS = ("train", "test", "fit", "val", "unseen")
 VALIDATION = 0.1  # fraction of train that "val" takes, by seed 0
 
 
@@ -103,9 +104,11 @@ def load_images(
     name is taken.
 
     Args:
-        name: "shapes", "cifar10", "cifar100", or the path of a folder or .npz file (arrays `images`, uint8 and
-            channels first or last, and optionally `labels`, `class_names`).
-        split: "train", "test", or the parts "fit" and "val" of train (`validation_split`, 10 per cent, seed 0).
+        name: "shapes", "cifar10", "cifar100", a part of it ("cifar100-80a", "cifar100-80b", "cifar100-lt"; see
+            `sagkit.subsets`), or the path of a folder or .npz file (arrays `images`, uint8 and channels first or last,
+            and optionally `labels`, `class_names`).
+        split: "train", "test", or the parts "fit" and "val" of train (`validation_split`, 10 per cent, seed 0); for a
+            set that leaves classes out, also "unseen", their test images.
         root: where CIFAR is looked for and downloaded to: SAGKIT_DATA by default, else ~/.cache/sagkit. Either a tree
             `[cifar100/]{train,test}/<class>/<image>` or torchvision's pickles.
         download: let torchvision fetch CIFAR where it is not found.
@@ -123,6 +126,13 @@ def load_images(
         whole = load_images(name, "train", root, download, size=size, strict=strict)
         fit, val = validation_split(len(whole) if whole.labels is None else whole.labels, VALIDATION, seed=0)
         return whole.subset(fit if split == "fit" else val)
+    if split == "unseen" and not len(left_out(str(name))):
+        raise ValueError(f"{name} leaves no class out, so that nothing is unseen: use cifar100-80a or cifar100-80b")
+    if name in SUBSETS:
+        whole = load_images(WHOLE, "train" if split == "train" else "test", root, download, size=size)
+        if split == "unseen":
+            return whole.subset(torch.isin(whole.labels, left_out(name)))
+        return whole.subset(kept_rows(name, whole.labels)) if split == "train" else whole
     if name == "shapes":
         return shapes(SHAPES_IMAGES[split], 32 if size is None else size, SHAPES_SEED[split])
     path = Path(name).expanduser()
@@ -139,6 +149,14 @@ def load_images(
     if len(images) < 2:
         raise ValueError(f"{name} holds {len(images)} readable image: at least 2 are needed to compare any")
     return images
+
+
+def load_bank(name: str, split: str = "train", root: str | os.PathLike[str] | None = None) -> ImageSet:
+    """Images whose labels may be used to judge an encoder trained on this set: of a subset of CIFAR-100, all of it.
+
+    A bank without a class would call every image of it something else, and a bank with a long tail would judge itself.
+    """
+    return load_images(WHOLE if name in SUBSETS and split == "train" else name, split, root)
 
 
 def shapes(n: int, size: int = 32, seed: int = 0) -> ImageSet:
@@ -292,6 +310,6 @@ def _unknown(name: str, path: Path) -> str:
         return f"{name} is neither a folder nor an .npz file: give the folder that holds it"
     if path.suffix == ".npz" or len(path.parts) > 1 or name.startswith(("~", ".")):
         return f"{name} does not exist: check the path ({path.absolute()})"
-    known = ["shapes", *CIFAR]
+    known = ["shapes", *CIFAR, *SUBSETS]
     near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5) or known
     return f"unknown image set {name!r}: did you mean {', '.join(near)}? Or give the path of a folder or .npz file"

@@ -18,6 +18,7 @@ from sagkit.metrics.labelfree import structure_score
 from sagkit.metrics.local import knn_accuracy, linear_probe
 from sagkit.metrics.semantic import rank_correlation
 from sagkit.model import extract_features
+from sagkit.subsets import family, left_out
 
 KINDS = ("pairs", "pairs-all", "confusion", "centroid")
 
@@ -25,9 +26,10 @@ KINDS = ("pairs", "pairs-all", "confusion", "centroid")
 def references(data: str, class_names: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Semantic distances (C, C) between the classes of a data set, by name; the first is the primary reference.
 
-    CIFAR has WordNet and superclasses; class names that are paths ("round/disc/striped") have their tree; other data
-    sets have none.
+    CIFAR-10 has WordNet, CIFAR-100 and its parts (`subsets`) have WordNet and superclasses; class names that are paths
+    ("round/disc/striped") have their tree; other data sets have none.
     """
+    data = family(data)
     if data in ("cifar100", "cifar10"):
         names = ("wordnet", "superclass") if data == "cifar100" else ("wordnet",)
         return {name: class_distances(data, reference=name) for name in names}
@@ -74,7 +76,8 @@ def evaluate(
         probe: also fit the linear probes, the slowest part.
         seed: of the two views behind the label-free figure.
 
-    Unlabelled data has the label-free figure only.
+    Unlabelled data has the label-free figure only. Where the training set left classes out, "unseen_..." are kNN and
+    structure on queries of those classes alone, among all classes of the bank.
     """
     features = extract_features(encoder, queries.images)
     figures = {"label_free": label_free(encoder, queries.images, seed)}
@@ -83,7 +86,14 @@ def evaluate(
     coarse = _coarse(data, queries.class_names)
     banked = extract_features(encoder, bank.images)
     figures |= local(banked, bank.labels, features, queries.labels, coarse, probe)
-    return figures | structure(features, queries.labels, references(data, queries.class_names))
+    distances = references(data, queries.class_names)
+    figures |= structure(features, queries.labels, distances)
+    unseen = torch.isin(queries.labels, left_out(data))
+    if not unseen.any():
+        return figures
+    few, labels = features[unseen], queries.labels[unseen]
+    apart = local(banked, bank.labels, few, labels, coarse, probe=False) | structure(few, labels, distances)
+    return figures | {f"unseen_{name}": value for name, value in apart.items()}
 
 
 def label_free(encoder: nn.Module, images: Tensor, seed: int = 0, n: int = 2000) -> float:
@@ -96,6 +106,7 @@ def label_free(encoder: nn.Module, images: Tensor, seed: int = 0, n: int = 2000)
 
 
 def _coarse(data: str, class_names: tuple[str, ...]) -> Tensor | None:
+    data = family(data)
     if data != "cifar100" and not all("/" in name for name in class_names):
         return None
     return torch.as_tensor(superclasses(data, class_names=class_names)[1])

@@ -1,11 +1,13 @@
-"""VICReg's three terms, the walk term, and their two sums.
+"""VICReg's three terms, the walk term, and their sums; Barlow Twins, with and without the same walk term.
 
     vicreg      =  sim s(Za, Zb) + var v(Za, Zb) + cov (c(Za) + c(Zb))
     sag_vicreg  =  sim [s + alpha r] + var v + cov c          (keep)
                    sim [(1 - alpha) s + alpha r] + var v + cov c   (mix)
+    barlow_twins =  scale (sum over d of (1 - C_dd)^2 + lambda sum over d != e of C_de^2),  C = correlation of Za and Zb
 
 Sources: [R] Bardes, Ponce, LeCun 2022 and the authors' code; [S] Simai, Talmon, Shaham 2025 for the idea of a
-weighted invariance term over random-walk pairs; [K] the exact form of r and of its weights is this kit's.
+weighted invariance term over random-walk pairs; [R] Zbontar et al. 2021 for Barlow Twins, with solo-learn's scale;
+[K] the exact form of r and of its weights is this kit's, and so is its place in Barlow Twins.
 
 Differs from the source: nothing where the VICReg paper and its authors' code agree; where they do not, the code is
 followed: s is averaged over D (the paper's formula sums), the variance of the two views is halved (the paper's is
@@ -25,6 +27,7 @@ from torch import Tensor
 from sagkit.walk import Pairs
 
 VARIANCE_EPS = 1e-4  # authors' code, inside the square root
+BATCHNORM_EPS = 1e-5  # torch's BatchNorm1d, by which Barlow Twins' authors standardise
 
 
 class Loss(NamedTuple):
@@ -130,17 +133,13 @@ def sag_vicreg_loss(
     Raises:
         ValueError: for a bad alpha, shapes that differ or fewer than two rows.
     """
-    if not 0 <= alpha <= (float("inf") if keep else 1):
-        raise ValueError(f"alpha must be {'at least 0' if keep else 'in [0, 1]'}, got {alpha}")
+    _check_alpha(alpha, keep)
     own = 1.0 if keep else 1 - alpha
     return _weighted_sum(za, zb, pairs, sim=sim, var=var, cov=cov, own=own, walked=alpha, bank=bank)
 
 
 def _weighted_sum(za, zb, pairs, *, sim, var, cov, own, walked, bank=None) -> Loss:
-    if za.shape != zb.shape:
-        raise ValueError(f"the two views differ in shape, {tuple(za.shape)} and {tuple(zb.shape)}: project both alike")
-    if len(za) < 2:
-        raise ValueError(f"variance needs at least 2 rows, got {len(za)}: use a larger batch")
+    _check_views(za, zb)
     s = invariance(za, zb)
     v = (variance(za) + variance(zb)) / 2
     c = covariance(za) + covariance(zb)
@@ -151,3 +150,66 @@ def _weighted_sum(za, zb, pairs, *, sim, var, cov, own, walked, bank=None) -> Lo
         pull = pull + walked * terms["walk"]
     total = sim * pull + var * v + cov * c
     return Loss(total, {name: term.detach() for name, term in terms.items()})
+
+
+def barlow_twins_loss(
+    za: Float[Tensor, "B D"],
+    zb: Float[Tensor, "B D"],
+    pairs: Pairs | None = None,
+    alpha: float = 0.0,
+    keep: bool = True,
+    scale: float = 0.1,
+    redundancy: float = 5e-3,
+    bank: tuple[Float[Tensor, "Q D"], Float[Tensor, "Q D"]] | None = None,
+) -> Loss:
+    """Barlow Twins, and with pairs the walk term beside (`keep`) or instead of part of its invariance term.
+
+    The walk term is r of the standardised projections, times D / 2: for pairs (i, i) of weight 1 that is the sum over
+    d of (1 - C_dd), so it starts where the invariance term, the sum of (1 - C_dd)^2, does [K].
+
+    Args:
+        za: projections of view a.
+        zb: projections of view b, row by row the same images.
+        pairs: walk pairs among the rows; see `walk.sample_pairs`.
+        alpha: strength of the walk term, at least 0 (at most 1 under `mix`). 0 is Barlow Twins bit for bit.
+        keep: keep the invariance term whole (default), or mix it as (1 - alpha) own + alpha walked.
+        scale: of the whole; 0.1 in solo-learn's recipe for CIFAR.
+        redundancy: lambda, weight of the off-diagonal correlations; 5e-3 in the paper.
+        bank: stored projections that pairs may end on; standardised by the batch's statistics.
+
+    Raises:
+        ValueError: for a bad alpha, shapes that differ or fewer than two rows.
+    """
+    _check_alpha(alpha, keep)
+    _check_views(za, zb)
+    (ua, bank_a), (ub, bank_b) = (
+        _standardise(z, stored) for z, stored in zip((za, zb), bank or (None, None), strict=True)
+    )
+    correlation = ua.T @ ub / len(za)  # (D, D)
+    on = correlation.diagonal()
+    terms = {"invariance": (1 - on).square().sum(), "redundancy": correlation.square().sum() - on.square().sum()}
+    pull = terms["invariance"] if keep or alpha == 0 else (1 - alpha) * terms["invariance"]
+    if alpha > 0:
+        terms["walk"] = za.shape[1] / 2 * walk_term(ua, ub, pairs, bank and (bank_a, bank_b))
+        pull = pull + alpha * terms["walk"]
+    total = scale * (pull + redundancy * terms["redundancy"])
+    return Loss(total, {name: term.detach() for name, term in terms.items()})
+
+
+def _standardise(z: Tensor, stored: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Columns of mean 0 and variance 1, as BatchNorm makes them (the authors' way); a bank by the same numbers."""
+    variance, mean = torch.var_mean(z, dim=0, correction=0)
+    scale = torch.rsqrt(variance + BATCHNORM_EPS)
+    return (z - mean) * scale, None if stored is None else (stored - mean) * scale
+
+
+def _check_alpha(alpha: float, keep: bool) -> None:
+    if not 0 <= alpha <= (float("inf") if keep else 1):
+        raise ValueError(f"alpha must be {'at least 0' if keep else 'in [0, 1]'}, got {alpha}")
+
+
+def _check_views(za: Tensor, zb: Tensor) -> None:
+    if za.shape != zb.shape:
+        raise ValueError(f"the two views differ in shape, {tuple(za.shape)} and {tuple(zb.shape)}: project both alike")
+    if len(za) < 2:
+        raise ValueError(f"variance needs at least 2 rows, got {len(za)}: use a larger batch")

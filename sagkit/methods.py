@@ -4,8 +4,10 @@
                                            loss = sag_vicreg_loss(za, zb, pairs)  sag-vicreg, scopes batch and queue
     view_b of image j, where a walk from i ended;  loss = vicreg_loss(za, zb)     sag-vicreg, scope dataset
 
-Sources: [R] VICReg; [S] SAG-VICReg adds walk pairs within a batch to it; [K] the scopes queue and dataset, and the ramp
-of alpha: 0 until `start`, then linear over `warmup`, both in epochs, because the first epochs' neighbours are noise.
+Sources: [R] VICReg, and Barlow Twins (Zbontar et al. 2021); [S] SAG-VICReg adds walk pairs within a batch to VICReg;
+[K] the scopes queue and dataset, and the ramp of alpha: 0 until `start`, then linear over `warmup`, both in epochs,
+because the first epochs' neighbours are noise. The pairing does not care whose loss it feeds: `Walks` and
+`DatasetWalks` stand in front of any `TwoViews`.
 
 Every method is a module whose `encoder` is what remains after training. With several processes, `gather` collects
 projections and features with their gradients, so that the statistics and the graph are the global batch's.
@@ -19,9 +21,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sagkit.loss import Loss, sag_vicreg_loss, vicreg_loss
-from sagkit.pairing import DatasetPairing, Queue, WalkPairing
+from sagkit.controls import OraclePairing
+from sagkit.loss import Loss, barlow_twins_loss, sag_vicreg_loss, vicreg_loss
+from sagkit.pairing import DatasetPairing, Queue
 from sagkit.timing import Stopwatch
+from sagkit.walk import Pairs
 
 
 def only_process(x: Tensor) -> Tensor:
@@ -29,31 +33,45 @@ def only_process(x: Tensor) -> Tensor:
     return x
 
 
-class VICReg(nn.Module):
-    """VICReg: encoder and projector under the three-term loss.
+class Method(nn.Module):
+    """What the trainer asks of a method; every hook but `forward` may stay as it is.
+
+    encoder: what remains after training. views: views of each image that `forward` takes, 1 or 2. watch: its stopwatch.
+    """
+
+    encoder: nn.Module
+    views = 2
+
+    def __init__(self):
+        super().__init__()
+        self.watch = Stopwatch()
+
+    def begin_epoch(self, epoch: int, features: Callable[[], Tensor]) -> None:
+        """Called before each epoch; `features()` encodes all training images, clean: (N, F)."""
+
+    def second_images(self, index: Tensor, epoch: float, generator: torch.Generator) -> Tensor:
+        """Rows of the training images (B,) whose second view is shown beside the first view of those at `index`."""
+        return index
+
+    def after_backward(self, epoch: float) -> None:
+        """Called between the backward pass and the optimiser's step."""
+
+    def after_step(self, epoch: float) -> None:
+        """Called after the optimiser's step."""
+
+
+class TwoViews(Method):
+    """Encoder and projector under a loss of two views' projections; `plain` and `walked` say which.
 
     Args:
         encoder: module from views (B, 3, H, W) to features (B, F).
         projector: module from (B, F) to (B, D).
-        sim: weight of the invariance term.
-        var: weight of the variance term.
-        cov: weight of the covariance term.
         gather: (B, ...) of this process to (world B, ...) of all, with gradient.
     """
 
-    def __init__(
-        self,
-        encoder: nn.Module,
-        projector: nn.Module,
-        sim: float = 25,
-        var: float = 25,
-        cov: float = 1,
-        gather: Callable[[Tensor], Tensor] = only_process,
-    ):
+    def __init__(self, encoder: nn.Module, projector: nn.Module, gather: Callable[[Tensor], Tensor] = only_process):
         super().__init__()
         self.encoder, self.projector, self.gather = encoder, projector, gather
-        self.weights = {"sim": sim, "var": var, "cov": cov}
-        self.watch = Stopwatch()
 
     def forward(self, view_a: Tensor, view_b: Tensor, epoch: float = 0.0) -> Loss:
         """Loss of one batch; `epoch` is the training progress in epochs, with its fraction."""
@@ -70,14 +88,56 @@ class VICReg(nn.Module):
     def objective(self, ha: Tensor, hb: Tensor, za: Tensor, zb: Tensor, epoch: float) -> Loss:
         """Loss of detached features (B, F) and projections (B, D) of the global batch."""
         with self.watch("loss"):
-            return vicreg_loss(za, zb, **self.weights)
+            return self.plain(za, zb)
 
-    def begin_epoch(self, epoch: int, features: Callable[[], Tensor]) -> None:
-        """Called before each epoch; `features()` encodes all training images, clean: (N, F)."""
+    def plain(self, za: Tensor, zb: Tensor) -> Loss:
+        """Loss of the two views alone."""
+        raise NotImplementedError
 
-    def second_images(self, index: Tensor, epoch: float, generator: torch.Generator) -> Tensor:
-        """Rows of the training images (B,) whose second view is shown beside the first view of those at `index`."""
-        return index
+    def walked(self, za: Tensor, zb: Tensor, pairs: Pairs, alpha: float, keep: bool, bank) -> Loss:
+        """Loss with further positive pairs; the arguments are those of `loss.sag_vicreg_loss`."""
+        raise NotImplementedError
+
+
+class VICReg(TwoViews):
+    """VICReg: the three-term loss.
+
+    Args:
+        encoder: see TwoViews.
+        projector: likewise.
+        sim: weight of the invariance term.
+        var: weight of the variance term.
+        cov: weight of the covariance term.
+        gather: see TwoViews.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        projector: nn.Module,
+        sim: float = 25,
+        var: float = 25,
+        cov: float = 1,
+        gather: Callable[[Tensor], Tensor] = only_process,
+    ):
+        super().__init__(encoder, projector, gather)
+        self.weights = {"sim": sim, "var": var, "cov": cov}
+
+    def plain(self, za: Tensor, zb: Tensor) -> Loss:
+        return vicreg_loss(za, zb, **self.weights)
+
+    def walked(self, za: Tensor, zb: Tensor, pairs: Pairs, alpha: float, keep: bool, bank) -> Loss:
+        return sag_vicreg_loss(za, zb, pairs, alpha, keep, bank=bank, **self.weights)
+
+
+class BarlowTwins(TwoViews):
+    """Barlow Twins: the views' correlation matrix is pulled towards the identity, with solo-learn's constants."""
+
+    def plain(self, za: Tensor, zb: Tensor) -> Loss:
+        return barlow_twins_loss(za, zb)
+
+    def walked(self, za: Tensor, zb: Tensor, pairs: Pairs, alpha: float, keep: bool, bank) -> Loss:
+        return barlow_twins_loss(za, zb, pairs, alpha, keep, bank=bank)
 
 
 class Ramp(NamedTuple):
@@ -93,22 +153,28 @@ class Ramp(NamedTuple):
         return self.alpha * min(1.0, (epoch - self.start) / self.warmup if self.warmup else 1.0)
 
 
-class SAGVICReg(VICReg):
-    """VICReg with random-walk pairs in a weighted invariance term.
+class Walks(TwoViews):
+    """Stands in front of a two-view method: random-walk pairs in a weighted term beside its own.
 
     Args:
+        *method: what the method takes.
         pairing: chooses pairs from the two views' features.
         ramp: strength of the walk term over training.
-        keep: keep the augmentation term whole, or mix; see `loss.sag_vicreg_loss`.
+        keep: keep the method's own term whole, or mix; see `loss.sag_vicreg_loss`.
         queue: further nodes for the walks, and targets; None for the batch alone.
-        **vicreg: what VICReg takes.
+        **fields: what the method takes.
     """
 
     def __init__(
-        self, *args, pairing: WalkPairing, ramp: Ramp, keep: bool = True, queue: Queue | None = None, **vicreg
+        self, *method, pairing: nn.Module, ramp: Ramp, keep: bool = True, queue: Queue | None = None, **fields
     ):
-        super().__init__(*args, **vicreg)
+        super().__init__(*method, **fields)
         self.pairing, self.ramp, self.keep, self.queue = pairing, ramp, keep, queue
+
+    def second_images(self, index: Tensor, epoch: float, generator: torch.Generator) -> Tensor:
+        if isinstance(self.pairing, OraclePairing):  # the one pairing that has to know which images it sees
+            self.pairing.groups = self.gather(self.pairing.known[index])
+        return index
 
     def objective(self, ha: Tensor, hb: Tensor, za: Tensor, zb: Tensor, epoch: float) -> Loss:
         alpha = self.ramp.at(epoch)
@@ -121,21 +187,23 @@ class SAGVICReg(VICReg):
         with self.watch("walk"):
             pairs = self.pairing(ha, hb, bank[0] if bank else None)
         with self.watch("loss"):
-            return sag_vicreg_loss(za, zb, pairs, alpha, self.keep, bank=bank[1:] if bank else None, **self.weights)
+            return self.walked(za, zb, pairs, alpha, self.keep, bank[1:] if bank else None)
 
 
-class DatasetSAGVICReg(VICReg):
-    """VICReg whose second view comes, now and then, from an image that a walk over the whole training set reached.
+class DatasetWalks(TwoViews):
+    """Stands in front of a two-view method: now and then the second view comes from an image that a walk over the
+    whole training set reached.
 
     Args:
+        *method: what the method takes.
         pairing: the graph of the training set, and its walks.
         ramp: probability of replacing the second view over training, times the walk's confidence.
         rebuild: epochs between two buildings of the graph, at least 1.
-        **vicreg: what VICReg takes.
+        **fields: what the method takes.
     """
 
-    def __init__(self, *args, pairing: DatasetPairing, ramp: Ramp, rebuild: int = 1, **vicreg):
-        super().__init__(*args, **vicreg)
+    def __init__(self, *method, pairing: DatasetPairing, ramp: Ramp, rebuild: int = 1, **fields):
+        super().__init__(*method, **fields)
         if rebuild < 1:
             raise ValueError(f"the graph is rebuilt every 1 epoch or more, got {rebuild}")
         self.pairing, self.ramp, self.rebuild = pairing, ramp, rebuild
@@ -149,4 +217,20 @@ class DatasetSAGVICReg(VICReg):
         return self.pairing.partners(index, alpha, generator) if alpha else index
 
 
-METHODS = ("vicreg", "sag-vicreg")
+class SAGVICReg(Walks, VICReg):
+    """VICReg with random-walk pairs in a weighted invariance term."""
+
+
+class DatasetSAGVICReg(DatasetWalks, VICReg):
+    """VICReg whose second view comes, now and then, from an image that a walk reached."""
+
+
+class SAGBarlowTwins(Walks, BarlowTwins):
+    """Barlow Twins with random-walk pairs."""
+
+
+class DatasetSAGBarlowTwins(DatasetWalks, BarlowTwins):
+    """Barlow Twins whose second view comes, now and then, from an image that a walk reached."""
+
+
+METHODS = ("vicreg", "sag-vicreg", "barlow-twins", "dino", "ijepa")

@@ -5,21 +5,27 @@
 Sources: [R] CIFAR stem (3 x 3 convolution of stride 1, no max-pool) as in METHOD.md section 6; the projector is
 the VICReg authors' (linear, BatchNorm, ReLU, ..., linear without bias). [K] the narrow ResNet: torchvision's basic
 block at a chosen width and depth, for machines without a GPU; normalisation lives inside the encoder, so that an
-exported encoder takes plain images and cannot be fed with another data set's statistics.
+exported encoder takes plain images and cannot be fed with another data set's statistics. The vision transformers are
+timm's in lightly's masked frame, with fixed sine-cosine position embeddings [K: DINO's authors learn them; a budget of
+a few epochs does not] that are made for 32 pixels and interpolated for any other size.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchvision.models import resnet
 
 NARROW = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet20": (3, 3, 3)}
 FULL = {"resnet18": resnet.resnet18, "resnet50": resnet.resnet50}
+VIT = re.compile(r"vit-d([1-9]\d*)-l([1-9]\d*)-p([1-9]\d*)(-avg)?")
+VIT_PIXELS = 32  # CIFAR's; position embeddings are made for images of this size
+VIT_HEAD = 64  # width of an attention head, as in every size of Dosovitskiy et al. 2021
 
 
 class Encoder(nn.Module):
@@ -41,6 +47,10 @@ class Encoder(nn.Module):
 
     def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F"]:
         return self.backbone((x - self.mean) / self.std)
+
+    def tokens(self, x: Float[Tensor, "B 3 H W"], keep: Int[Tensor, "B n"] | None = None) -> Float[Tensor, "B T F"]:
+        """Every token before pooling, of a vision transformer; with `keep`, those alone enter the network."""
+        return self.backbone.encode((x - self.mean) / self.std, idx_keep=keep)
 
 
 class NarrowResNet(nn.Sequential):
@@ -78,7 +88,8 @@ def make_encoder(name: str, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), pretra
 
     Args:
         name: "resnet18" or "resnet50" (torchvision's, CIFAR stem); "<resnet10|resnet18|resnet20>-w<width>" (narrow,
-            for CPUs); "timm:<any timm backbone>" (needs the optional extra `timm`).
+            for CPUs); "vit-d<width>-l<blocks>-p<patch>" (class token) and the same with "-avg" (no class token, mean of
+            the patches); "timm:<any timm backbone>". The last two need the optional extra `timm`.
         mean: of the training images per channel, in [0, 1].
         std: likewise.
         pretrained: load published weights; timm backbones only, and needs a network or a filled cache.
@@ -96,15 +107,48 @@ def make_encoder(name: str, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), pretra
         backbone.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
         backbone.maxpool, backbone.fc = nn.Identity(), nn.Identity()
+    elif found := VIT.fullmatch(name):
+        width, blocks, patch = (int(number) for number in found.groups()[:3])
+        backbone = _vision_transformer(name, width, blocks, patch, mean_pooled=bool(found[4]))
     else:
         kind, _, digits = name.partition("-w")
         if kind not in NARROW or not digits.isdigit() or int(digits) < 1:
-            known = [*FULL, *(f"{kind}-w16" for kind in NARROW), "timm:resnet18", "timm:vit_tiny_patch16_224"]
+            known = [*FULL, *(f"{kind}-w16" for kind in NARROW), "vit-d192-l9-p4", "vit-d192-l6-p4-avg"]
+            known += ["timm:resnet18", "timm:vit_tiny_patch16_224"]
             near = ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0) or known)
             raise ValueError(f"unknown encoder {name!r}: did you mean {near}?")
         backbone = NarrowResNet(int(digits), NARROW[kind])
         width = backbone.feature_width
     return Encoder(backbone, width, mean, std)
+
+
+def _vision_transformer(name: str, width: int, blocks: int, patch: int, mean_pooled: bool) -> nn.Module:
+    heads = max(1, width // VIT_HEAD)
+    if width % 4 or width % heads or VIT_PIXELS % patch:
+        raise ValueError(
+            f"{name} is not to be built: the width must be a multiple of 4 and of its number of heads (here {heads}), "
+            f"and the patch must divide {VIT_PIXELS}"
+        )
+    try:  # here, because importing the two takes seconds
+        from lightly.models.modules import MaskedVisionTransformerTIMM
+        from timm.models.vision_transformer import VisionTransformer
+    except ImportError:
+        raise ValueError(f"encoder {name!r} needs timm and lightly: pip install timm lightly") from None
+    vit = VisionTransformer(
+        img_size=VIT_PIXELS,
+        patch_size=patch,
+        embed_dim=width,
+        depth=blocks,
+        num_heads=heads,
+        num_classes=0,
+        class_token=not mean_pooled,
+        global_pool="avg" if mean_pooled else "token",
+        fc_norm=False,  # timm would move the last norm behind the pooling, where `tokens` does not pass
+        dynamic_img_size=True,
+    )
+    backbone = MaskedVisionTransformerTIMM(vit)
+    backbone.mask_token = None  # nothing is masked by a token here, and a parameter without gradient stops DDP
+    return backbone
 
 
 def _timm_backbone(name: str, pretrained: bool) -> tuple[nn.Module, int]:

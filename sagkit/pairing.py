@@ -117,12 +117,16 @@ class WalkPairing(nn.Module):
         anchors = torch.arange(len(nodes), device=nodes.device)
         if bank is not None:
             nodes = torch.cat([nodes, bank.float()])
-        graph = similarity_graph(nodes, self.k, self.kernel, self.temperature, self.mutual)
+        graph = self.graph_of(nodes)
         generator = torch.Generator(ha.device).manual_seed(self.seed * 1_000_003 + step)
         pairs = sample_pairs(
             graph, self.length, self.walks, generator, anchors=anchors, restart=self.restart, unique=self.unique
         )
         return pairs._replace(weight=most_confident(pairs.weight, self.confident))
+
+    def graph_of(self, nodes: Float[Tensor, "N F"]) -> Graph:
+        """The graph that is walked on."""
+        return similarity_graph(nodes, self.k, self.kernel, self.temperature, self.mutual)
 
     # The counter travels in the state dict as a plain number: a buffer would follow the module to the GPU, and
     # reading it there would make every step wait for the device.
@@ -209,7 +213,11 @@ class DatasetPairing(nn.Module):
 
     def rebuild(self, features: Float[Tensor, "N F"]) -> None:
         """Build the graph anew from features of clean images, one row an image."""
-        self._set(similarity_graph(features, self.k, self.kernel, self.temperature, self.mutual))
+        self._set(self.graph_of(features))
+
+    def graph_of(self, nodes: Float[Tensor, "N F"]) -> Graph:
+        """The graph that is walked on."""
+        return similarity_graph(nodes, self.k, self.kernel, self.temperature, self.mutual)
 
     def _set(self, graph: Graph) -> None:
         self.graph, self._tables, self._least = graph, walk_tables(graph), 0.0

@@ -19,7 +19,14 @@ import torch
 from sagkit.checkpoint import load_state, save_state, write_text
 from sagkit.model import Encoder, make_encoder
 
-NAMED = ("shapes", "cifar10", "cifar100")  # data sets whose records nothing else may mix with
+NAMED = (
+    "shapes",
+    "cifar10",
+    "cifar100",
+    "cifar100-80a",
+    "cifar100-80b",
+    "cifar100-lt",
+)  # data sets whose records nothing else may mix with
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "lightning-fabric")
 
 

@@ -198,7 +198,7 @@ def fill(text: str, records: list[dict], results: str | Path) -> str:
 
 def rewrite_metrics(records: list[dict], data_root: str | None = None) -> None:
     """Rewrite the metrics of every record whose encoder is stored; the rest of the record stays."""
-    from sagkit.data import load_images
+    from sagkit.data import load_bank, load_images
     from sagkit.evaluate import evaluate
     from sagkit.record import load_encoder
 
@@ -207,7 +207,7 @@ def rewrite_metrics(records: list[dict], data_root: str | None = None) -> None:
         if not path.with_suffix(".safetensors").exists():
             continue
         config = record["config"]
-        bank = load_images(config["data"], config["split"], root=data_root)
+        bank = load_bank(config["data"], config["split"], root=data_root)
         queries = load_images(config["data"], record["evaluated_on"], root=data_root)
         encoder = load_encoder(path.with_suffix(".safetensors"))
         metrics = evaluate(encoder, bank, queries, config["data"], config["probe"], config["seed"])

@@ -16,10 +16,11 @@ from pathlib import Path
 import torch
 
 from sagkit.config import Config, configure
-from sagkit.data import ImageSet, load_images
+from sagkit.data import ImageSet, load_bank, load_images
 from sagkit.evaluate import evaluate, label_free, local, references, structure
 from sagkit.model import Encoder, extract_features
 from sagkit.record import load_encoder, provenance, save_encoder, snapshot_path, write_record
+from sagkit.subsets import family
 from sagkit.trainer import Trainer, check, make_fabric, native_precision, stream
 
 READOUT_BANK, READOUT_QUERIES = 5000, 1000
@@ -102,7 +103,10 @@ def finish(trainer: Trainer, queries: ImageSet) -> Run:
         return Run(trainer.method.encoder, {}, trainer.path)
     save_encoder(stored, trainer.method.encoder, config.encoder)
     encoder = load_encoder(stored).to(fabric.device)
-    metrics = evaluate(encoder, trainer.train, queries, config.data, config.probe, config.seed)
+    bank = trainer.train
+    if family(config.data) != config.data:  # part of a data set: labels of all of it may be used to judge
+        bank = load_bank(config.data, config.split, config.data_root or None)
+    metrics = evaluate(encoder, bank, queries, config.data, config.probe, config.seed)
     record = {
         "method": config.method,
         "variant": config.variant,

@@ -15,18 +15,34 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 
-from sagkit.augment import Augmentation, channel_statistics
+from sagkit.augment import NO_COLOUR, Augmentation, channel_statistics
 from sagkit.checkpoint import load_state, save_state
 from sagkit.config import PROFILES, Config
+from sagkit.controls import PAIRS, make_pairing
 from sagkit.data import ImageSet
-from sagkit.methods import METHODS, DatasetSAGVICReg, Ramp, SAGVICReg, VICReg, only_process
+from sagkit.distill import DINO, IJEPA
+from sagkit.hierarchy import superclasses
+from sagkit.methods import (
+    METHODS,
+    DatasetSAGBarlowTwins,
+    DatasetSAGVICReg,
+    Method,
+    Ramp,
+    SAGBarlowTwins,
+    SAGVICReg,
+    VICReg,
+    only_process,
+)
 from sagkit.model import Encoder, extract_features, make_encoder, make_projector
 from sagkit.optim import learning_rate, make_optimizer
-from sagkit.pairing import DatasetPairing, Queue, WalkPairing
+from sagkit.pairing import Queue
 from sagkit.record import provenance, record_path
+from sagkit.subsets import family
 
 GRAPH_FIELDS = ("k", "length", "temperature", "kernel", "mutual", "restart", "confident")
 SCOPES = ("batch", "queue", "dataset")
+WALKING = ("sag-vicreg", "barlow-twins")  # methods that may walk
+LOCAL_SMALLEST = 0.05  # area of a local view: from here to crop_min, where the global ones begin; DINO's authors
 # Fields that may differ between a checkpoint and the run that continues it: they do not change what is computed.
 FREE_FIELDS = {"threads", "results", "runs", "data_root", "readout_every", "snapshots", "probe", "accelerator"}
 
@@ -81,6 +97,7 @@ def check(config: Config) -> None:
     for kind, name, known in (
         ("method", config.method, METHODS),
         ("scope", config.scope, SCOPES),
+        ("pairs", config.pairs, PAIRS),
         ("split", config.split, ("train", "fit")),
         ("profile", config.profile, tuple(PROFILES)),
     ):
@@ -92,7 +109,13 @@ def check(config: Config) -> None:
         raise ValueError(
             f"batch_size {config.batch_size} must be at least 2 and a multiple of devices = {config.devices}"
         )
-    if config.method == "sag-vicreg":
+    if not 0 <= config.ema < 1:
+        raise ValueError(f"ema must lie in [0, 1), got {config.ema}: 0.996 is DINO's and I-JEPA's")
+    if config.clip < 0:
+        raise ValueError(f"clip must be at least 0 (0: gradients as they are), got {config.clip}")
+    if config.local_views < 0 or (config.local_views and config.method != "dino"):
+        raise ValueError(f"local_views {config.local_views} with {config.method}: at least 0, and dino alone has them")
+    if config.method in WALKING:
         most = float("inf") if config.keep and config.scope != "dataset" else 1
         if not 0 <= config.alpha <= most:
             raise ValueError(f"alpha must lie in [0, {most}], got {config.alpha}: see Config.alpha and Config.keep")
@@ -115,22 +138,33 @@ def make_fabric(config: Config) -> Fabric:
         raise ValueError(f"{setting} cannot be had here ({error}): try --accelerator cpu --devices 1") from None
 
 
-def build_method(config: Config, encoder: Encoder, gather=only_process) -> VICReg:
-    """The method of a configuration around an encoder."""
+def build_method(config: Config, encoder: Encoder, gather=only_process, groups=None) -> Method:
+    """The method of a configuration around an encoder; `groups` (N,) are superclasses of the training images."""
+    if config.method == "dino":
+        head = config.projector_hidden, config.projector_out, config.prototypes
+        return DINO(encoder, *head, config.ema, config.epochs)
+    if config.method == "ijepa":
+        predictor = config.predictor_width, config.predictor_depth
+        return IJEPA(encoder, config.view_size, *predictor, config.ema, config.epochs)
     projector = make_projector(
         encoder.feature_width, config.projector_hidden, config.projector_out, config.projector_layers
     )
-    terms = {"sim": config.sim, "var": config.var, "cov": config.cov, "gather": gather}
+    terms = {"gather": gather}
+    if config.method != "barlow-twins":
+        terms |= {"sim": config.sim, "var": config.var, "cov": config.cov}
     if config.method == "vicreg":
         return VICReg(encoder, projector, **terms)
     ramp = Ramp(config.alpha, config.walk_start * config.epochs, config.walk_warmup * config.epochs)
     graph = {name: getattr(config, name) for name in GRAPH_FIELDS}
     if config.scope == "dataset":
-        pairing = DatasetPairing(**graph)
-        return DatasetSAGVICReg(encoder, projector, pairing=pairing, ramp=ramp, rebuild=config.graph_epochs, **terms)
-    pairing = WalkPairing(walks=config.walks, every=config.every, seed=config.seed, unique=config.unique, **graph)
+        pairing = make_pairing(config.pairs, True, groups, **graph)
+        kind = DatasetSAGBarlowTwins if config.method == "barlow-twins" else DatasetSAGVICReg
+        return kind(encoder, projector, pairing=pairing, ramp=ramp, rebuild=config.graph_epochs, **terms)
+    graph |= {name: getattr(config, name) for name in ("walks", "every", "seed", "unique")}
+    pairing = make_pairing(config.pairs, False, groups, **graph)
     queue = Queue(config.queue_batches) if config.scope == "queue" else None
-    return SAGVICReg(encoder, projector, pairing=pairing, ramp=ramp, keep=config.keep, queue=queue, **terms)
+    kind = SAGBarlowTwins if config.method == "barlow-twins" else SAGVICReg
+    return kind(encoder, projector, pairing=pairing, ramp=ramp, keep=config.keep, queue=queue, **terms)
 
 
 class Trainer:
@@ -145,11 +179,15 @@ class Trainer:
         self.origin = provenance()  # of the code that trains, whatever happens to the checkout meanwhile
         self.fingerprint = f"{tuple(train.images.shape)} {zlib.crc32(train.images.numpy()):08x}"
         self.images = train.images.to(fabric.device)
-        self.augmentation = Augmentation(size=config.view_size, crop_scale=(config.crop_min, 1.0), blur=config.blur)
+        recipe = {"blur": config.blur, **({} if config.colour else NO_COLOUR)}
+        self.augmentation = Augmentation(size=config.view_size, crop_scale=(config.crop_min, 1.0), **recipe)
+        scale = LOCAL_SMALLEST, config.crop_min
+        self.local_augmentation = Augmentation(size=config.local_size, crop_scale=scale, **recipe)
         encoder = make_encoder(config.encoder, *channel_statistics(train.images))
         _try(encoder, config)
         gather = only_process if fabric.world_size == 1 else gather_through(fabric)
-        self.method = build_method(config, encoder, gather).to(memory_format=torch.channels_last)
+        groups = superclass_of_each(config.data, train)
+        self.method = build_method(config, encoder, gather, groups).to(memory_format=torch.channels_last)
         self.method.watch.cuda = fabric.device.type == "cuda"
         optimizer = make_optimizer(config.optimizer, self.method, config.weight_decay)
         self.module, self.optimizer = fabric.setup(self.method, optimizer)
@@ -206,18 +244,19 @@ class Trainer:
             partner = self.method.second_images(index, epoch, stream(config.seed, f"walks/{rank}", step, device))
         with watch("augmentation"):
             generator = stream(config.seed, f"views/{rank}", step, device)
-            view_a = self.augmentation(self.images[index], generator)
-            view_b = self.augmentation(self.images[partner], generator)
-        loss = self.module(
-            view_a.contiguous(memory_format=torch.channels_last),
-            view_b.contiguous(memory_format=torch.channels_last),
-            epoch,
-        )
+            views = [self.augmentation(self.images[i], generator) for i in (index, partner)[: self.method.views]]
+            local = [self.local_augmentation(self.images[index], generator) for _ in range(config.local_views)]
+        views, local = ([v.contiguous(memory_format=torch.channels_last) for v in some] for some in (views, local))
+        loss = self.module(*views, epoch, *([local] if local else []))
         with watch("backward"):
             self.fabric.backward(loss.total)
+            if config.clip:
+                self.fabric.clip_gradients(self.module, self.optimizer, max_norm=config.clip)
+            self.method.after_backward(epoch)
         with watch("optimizer"):
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
+            self.method.after_step(epoch)
         return {"loss": loss.total.detach(), **loss.terms}
 
     def clean_features(self) -> torch.Tensor:
@@ -248,9 +287,10 @@ class Trainer:
             return
         state = load_state(self.checkpoint)
         now = self.config.to_dict()
-        differing = [k for k in now if k not in FREE_FIELDS and state["config"].get(k) != now[k]]
+        then = Config().to_dict() | state["config"]  # a field that is newer than the checkpoint had its default
+        differing = [k for k in now if k not in FREE_FIELDS and then[k] != now[k]]
         if differing:
-            changes = ", ".join(f"{k} {state['config'].get(k)} -> {now[k]}" for k in differing)
+            changes = ", ".join(f"{k} {then[k]} -> {now[k]}" for k in differing)
             raise ValueError(f"{self.checkpoint} is of another configuration ({changes}): delete it or set variant")
         if state["images"] != self.fingerprint:
             raise ValueError(
@@ -262,6 +302,17 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.epoch, self.log, self.clock = state["epoch"], state["log"], Clock(**state["clock"])
+
+
+def superclass_of_each(data: str, images: ImageSet) -> torch.Tensor | None:
+    """Superclass of every image (N,), or None where none are known."""
+    if images.labels is None:
+        return None
+    try:
+        group = superclasses(family(data), images.class_names)[1]
+    except ValueError:
+        return None
+    return torch.as_tensor(group)[images.labels]
 
 
 def _try(encoder: Encoder, config: Config) -> None:

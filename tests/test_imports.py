@@ -15,22 +15,26 @@ MODULES = {".".join(p.relative_to(HOUSE).with_suffix("").parts): p for p in sort
 # What each module may import of sagkit. A module that is not named imports nothing of it.
 MAY_IMPORT = {
     "__init__": {"loss", "pairing"},
-    "data": {"shapes", "decode"},
+    "subsets": {"hierarchy"},
+    "data": {"shapes", "decode", "subsets"},
     "walk": {"graph"},
     "loss": {"walk"},  # the type Pairs
     "spectral": {"loss"},
     "pairing": {"graph", "walk"},
-    "methods": {"loss", "pairing", "timing"},
+    "controls": {"graph", "pairing", "walk"},
+    "methods": {"controls", "loss", "pairing", "timing", "walk"},  # walk: the type Pairs
+    "distill": {"loss", "methods", "model"},
     "record": {"checkpoint", "model"},
-    "evaluate": {"augment", "data", "hierarchy", "metrics", "model"},
+    "evaluate": {"augment", "data", "hierarchy", "metrics", "model", "subsets"},
     "speed": {"markdown"},
     "views": {"graph", "hierarchy", "loss", "plots", "purity", "walk"},
     "widgets": {"graph", "views"},
     "figures": {"augment", "data", "graph", "hierarchy", "plots", "views", "walk"},
     "purity": {"augment", "data", "graph", "hierarchy", "markdown", "model", "record", "walk"},
     "report": {"checkpoint", "data", "evaluate", "markdown", "purity", "record", "speed"},
-    "trainer": {"augment", "checkpoint", "config", "data", "methods", "model", "optim", "pairing", "record"},
-    "train": {"config", "data", "evaluate", "model", "record", "trainer"},
+    "trainer": {"augment", "checkpoint", "config", "controls", "data", "distill"}
+    | {"hierarchy", "methods", "model", "optim", "pairing", "record", "subsets"},
+    "train": {"config", "data", "evaluate", "model", "record", "subsets", "trainer"},
 }
 
 

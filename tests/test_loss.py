@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from sagkit.loss import covariance, invariance, sag_vicreg_loss, variance, vicreg_loss, walk_term
+from sagkit.loss import barlow_twins_loss, covariance, invariance, sag_vicreg_loss, variance, vicreg_loss, walk_term
 from sagkit.walk import Pairs, no_pairs
 
 SIZES = [(37, 19), (19, 37), (8, 8)]  # B > D, B < D (the other Gram matrix), B = D
@@ -194,3 +194,69 @@ def test_autocast_around_the_loss_does_not_touch_its_precision(rows):
         inside = vicreg_loss(x, y)
     for name, term in outside.terms.items():
         assert inside.terms[name].item() == pytest.approx(term.item(), rel=1e-5), name
+
+
+def barlow_by_loops(x, y, scale=0.1, redundancy=0.005):
+    """Barlow Twins entry by entry of its correlation matrix."""
+    columns, total = x.shape[1], 0
+    for d in range(columns):
+        for e in range(columns):
+            p, q = x[:, d] - x[:, d].mean(), y[:, e] - y[:, e].mean()
+            c = (p * q).mean() / torch.sqrt((p.square().mean() + 1e-5) * (q.square().mean() + 1e-5))
+            total = total + ((1 - c) ** 2 if d == e else redundancy * c**2)
+    return scale * total
+
+
+@pytest.mark.parametrize(("rows", "columns"), SIZES)
+def test_barlow_twins_equals_explicit_loops_in_value_and_gradient(rows, columns):
+    x, y = projections(rows, columns)
+    ours, reference = barlow_twins_loss(x, y).total, barlow_by_loops(x, y)
+    torch.testing.assert_close(ours, reference, rtol=1e-12, atol=0)
+    for ours_gradient, gradient in zip(gradients(ours, x, y), gradients(reference, x, y), strict=True):
+        torch.testing.assert_close(ours_gradient, gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_barlow_twins_is_lightlys_times_solo_learns_scale():
+    x, y = projections(37, 19, dtype=torch.float32)
+    lightly = pytest.importorskip("lightly.loss")
+    theirs = 0.1 * lightly.BarlowTwinsLoss()(x.detach(), y.detach())
+    torch.testing.assert_close(barlow_twins_loss(x, y).total, theirs, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_walk_term_of_barlow_twins_by_loops_with_a_bank(keep):
+    x, y = projections(11, 7)
+    stored = tuple(z.detach() for z in projections(5, 7, seed=3))
+    pairs = Pairs(torch.tensor([0, 4, 10, 2]), torch.tensor([3, 12, 15, 2]), torch.tensor([0.5, 1.0, 0.2, 0.0]))
+    walked = 0
+    for i, j, w in zip(*pairs, strict=True):
+        for d in range(7):
+            (ax, ay), (bx, by) = (
+                tuple(
+                    (v - z[:, d].mean()) / torch.sqrt(z[:, d].var(correction=0) + 1e-5) for v in (z[i, d], other[j, d])
+                )
+                for z, other in ((x, torch.cat([x, stored[0]])), (y, torch.cat([y, stored[1]])))
+            )
+            walked = walked + w * ((ax - by) ** 2 + (bx - ay) ** 2) / 2 / 7 / 4
+    own = 1 if keep else 0.6
+    plain = barlow_twins_loss(x, y)
+    expected = 0.1 * (own * plain.terms["invariance"] + 0.4 * 7 / 2 * walked + 0.005 * plain.terms["redundancy"])
+    loss = barlow_twins_loss(x, y, pairs, 0.4, keep, bank=stored)
+    torch.testing.assert_close(loss.total, expected, rtol=1e-6, atol=0)  # the pairs' weights are float32
+
+
+def test_own_pairs_pull_barlow_twins_by_the_sum_of_what_the_diagonal_lacks():
+    x, y = projections(37, 19)
+    own = torch.arange(37)
+    found = barlow_twins_loss(x, y, Pairs(own, own, torch.ones(37, dtype=torch.float64)), 1.0).terms["walk"]
+    standard = [(z - z.mean(0)) / z.std(0, correction=0) for z in (x, y)]
+    lacking = (1 - (standard[0] * standard[1]).mean(0)).sum()
+    torch.testing.assert_close(found, lacking.detach(), rtol=1e-3, atol=0)  # the 1e-5 in the standard deviation
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_barlow_twins_at_alpha_zero_is_itself_bit_for_bit(keep):
+    x, y = projections(19, 37)
+    assert torch.equal(barlow_twins_loss(x, y, some_pairs(19), 0.0, keep).total, barlow_twins_loss(x, y).total)
+    with pytest.raises(ValueError, match="alpha must be"):
+        barlow_twins_loss(x, y, some_pairs(19), -0.1, keep)

@@ -45,6 +45,63 @@ def test_the_declared_feature_width_is_that_of_the_features(name, width):
         assert encoder(torch.rand(2, 3, 24, 24)).shape == (2, width)
 
 
+@pytest.mark.parametrize(("name", "tokens"), [("vit-d16-l2-p4", 65), ("vit-d16-l2-p4-avg", 64)])
+def test_a_vision_transformer_is_timms_with_fixed_positions_and_its_last_norm_before_the_pooling(name, tokens):
+    vision_transformer = pytest.importorskip("timm.models.vision_transformer")
+    encoder = make_encoder(name).eval()
+    x = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    average = name.endswith("-avg")
+    original = vision_transformer.VisionTransformer(
+        **{"img_size": 32, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 1, "num_classes": 0},
+        class_token=not average,
+        global_pool="",
+        fc_norm=False,
+    ).eval()
+    original.load_state_dict(encoder.backbone.vit.state_dict())
+    with torch.no_grad():
+        every = original((x - 0.5) / 0.25)
+        assert every.shape == (3, tokens, 16)
+        torch.testing.assert_close(encoder(x), every.mean(dim=1) if average else every[:, 0])
+        torch.testing.assert_close(encoder.tokens(x), every)
+    positions = encoder.backbone.vit.pos_embed
+    assert not positions.requires_grad
+    # Sine and cosine of one angle: every patch's embedding has squared length F / 2.
+    torch.testing.assert_close(positions[0, tokens - 64 :].square().sum(dim=1), torch.full((64,), 8.0))
+
+
+def test_a_vision_transformer_encodes_other_sizes_by_interpolated_positions():
+    encoder = make_encoder("vit-d16-l1-p4-avg").eval()
+    with torch.no_grad():
+        for side in (16, 24, 64):
+            assert encoder.tokens(torch.rand(2, 3, side, side)).shape == (2, (side // 4) ** 2, 16)
+        # Blind to content, what is left of an image is where its patches lie.
+        encoder.backbone.vit.patch_embed.proj.weight.zero_()
+        small, large = (
+            encoder.backbone.preprocess(torch.rand(1, 3, side, side))[0].view(side // 4, side // 4, 16)
+            for side in (16, 32)
+        )
+    halved = nn.functional.avg_pool2d(large.permute(2, 0, 1)[None], 2)[0].permute(1, 2, 0)
+    assert (small - halved).abs().max() < 0.35  # bicubic with antialiasing against the mean of four
+    assert torch.corrcoef(torch.stack([small.flatten(), halved.flatten()]))[0, 1] > 0.98
+
+
+def test_patches_that_are_kept_are_all_a_vision_transformer_sees():
+    encoder = make_encoder("vit-d16-l1-p4-avg").eval()
+    x, keep = torch.rand(2, 3, 16, 16), torch.tensor([[0, 5, 6], [1, 2, 15]])
+    changed = x.clone()
+    changed[0, :, 12:, :] = 0  # patches 12 to 15
+    changed[1, :, 4:12, :] = 0  # patches 4 to 11
+    with torch.no_grad():
+        torch.testing.assert_close(encoder.tokens(changed, keep), encoder.tokens(x, keep))
+        assert encoder.tokens(x, keep).shape == (2, 3, 16)
+
+
+@pytest.mark.parametrize("name", ["vit-d18-l2-p4", "vit-d200-l2-p4", "vit-d16-l2-p5"])
+def test_transformers_that_cannot_be_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name} is not to be built: the width must be"):
+        make_encoder(name)
+
+
 def test_resnet20_has_the_published_number_of_parameters():
     # He et al. 2015, CIFAR: 0.27 M with a head of 650 and shortcuts without weights; ours are 1 x 1 convolutions.
     shortcuts = sum(a * b + 2 * b for a, b in ((16, 32), (32, 64)))

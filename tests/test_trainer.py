@@ -9,9 +9,12 @@ import torch
 from tiny import tiny
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from sagkit.augment import Augmentation
 from sagkit.config import Config, configure
 from sagkit.data import ImageSet, shapes
-from sagkit.methods import DatasetSAGVICReg, Ramp, SAGVICReg, VICReg
+from sagkit.distill import DINO, IJEPA
+from sagkit.loss import barlow_twins_loss
+from sagkit.methods import BarlowTwins, DatasetSAGBarlowTwins, DatasetSAGVICReg, Ramp, SAGBarlowTwins, SAGVICReg, VICReg
 from sagkit.model import Encoder, make_encoder, make_projector
 from sagkit.pairing import DatasetPairing, Queue, WalkPairing
 from sagkit.train import fit
@@ -336,3 +339,92 @@ def test_bf16_training_keeps_float32_weights_and_is_resumed_exactly(tmp_path, im
     first, of_full = (run.record["log"][0]["loss"] for run in (whole, full))
     assert first != of_full
     assert first == pytest.approx(of_full, rel=0.02)  # 8 bits of mantissa, averaged over an epoch
+
+
+VIT = {"encoder": "vit-d16-l1-p4-avg", "method": "ijepa", "predictor_width": 8, "predictor_depth": 1, "epochs": 1}
+
+
+def test_a_method_is_shown_as_many_views_as_it_takes_and_no_more_are_made(tmp_path, images, monkeypatch):
+    made, taken = [], []
+    wrap(monkeypatch, Augmentation, "__call__", before=lambda recipe, *_: made.append((recipe.size, recipe.crop_scale)))
+    wrap(monkeypatch, IJEPA, "forward", before=lambda _, view, epoch: taken.append(view.shape[-1]))
+    fit(small(tmp_path / "ijepa", **VIT), *images, progress=False)
+    assert taken == [16] * 5
+    training = made[:5]
+    assert training == [(16, (0.3, 1.0))] * 5  # I-JEPA's crops; what follows are the label-free figure's views
+    made.clear()
+    wrap(monkeypatch, DINO, "forward", before=lambda _, a, b, epoch, local: taken.append([v.shape[-1] for v in local]))
+    fields = {"method": "dino", "local_views": 2, "local_size": 8, "prototypes": 16, "epochs": 1}
+    fit(small(tmp_path / "dino", **fields), *images, progress=False)
+    assert taken[5:] == [[8, 8]] * 5
+    assert made[:4] == [(16, (0.2, 1.0))] * 2 + [(8, (0.05, 0.2))] * 2
+
+
+def test_without_colour_the_views_are_crops_and_mirror_images_alone(tmp_path, images, monkeypatch):
+    train = solid(torch.arange(160))
+    for step in shown(monkeypatch, small(tmp_path, colour=False, epochs=1), train, images[1]):
+        grey = step["index"].float()[:, None, None, None] / 255
+        for view in "ab":
+            torch.testing.assert_close(step[view], grey.expand_as(step[view]))
+
+
+@pytest.mark.parametrize("clip", [0.0, 1e-3])
+def test_gradients_are_clipped_by_their_common_norm(tmp_path, images, clip):
+    norms = []
+
+    def note(optimizer, *_):
+        squares = [p.grad.square().sum() for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+        norms.append(float(torch.stack(squares).sum().sqrt()))
+
+    hook = register_optimizer_step_pre_hook(note)
+    try:
+        fit(small(tmp_path, clip=clip, epochs=1), *images, progress=False)
+    finally:
+        hook.remove()
+    assert len(norms) == 5
+    assert all(norm == pytest.approx(1e-3, rel=1e-2) if clip else norm > 1e-2 for norm in norms)
+
+
+def test_dino_and_ijepa_are_built_from_the_fields_that_speak_of_them():
+    fields = {"projector_hidden": 20, "projector_out": 12, "prototypes": 30, "ema": 0.9, "epochs": 7}
+    dino = build_method(configure("dino", encoder="resnet10-w4", **fields), make_encoder("resnet10-w4"))
+    assert isinstance(dino, DINO)
+    assert dino.head.last_layer.weight_v.shape == (30, 12)
+    assert dino.head.layers[0].weight.shape == (20, 32)
+    assert (dino.ema, dino.epochs) == (0.9, 7)
+    config = configure(**{**VIT, "view_size": 24, "predictor_width": 12, "predictor_depth": 3, "ema": 0.8})
+    ijepa = build_method(config, make_encoder("vit-d16-l1-p4-avg"))
+    assert ijepa.grid == 6
+    assert ijepa.predictor.predictor_embed.weight.shape == (12, 16)
+    assert len(ijepa.predictor.decoder.blocks) == 3
+    assert (ijepa.ema, ijepa.epochs) == (0.8, 1)
+
+
+def test_barlow_twins_walks_only_where_alpha_says_so():
+    encoder = make_encoder("resnet10-w4")
+    assert configure("barlow-twins").alpha == 0
+    fields = {**FIELDS, "method": "barlow-twins"}
+    plain, walked = (build_method(configure(**{**fields, "alpha": alpha}), encoder) for alpha in (0.0, 0.4))
+    assert isinstance(plain, SAGBarlowTwins)
+    za, zb = torch.randn(2, 24, 10, generator=torch.Generator().manual_seed(0))
+    expected = barlow_twins_loss(za, zb)
+    h = torch.randn(24, 6, generator=torch.Generator().manual_seed(1))
+    for epoch in PROGRESS:
+        assert torch.equal(plain.objective(h, h, za, zb, epoch).total, expected.total)
+    assert torch.equal(BarlowTwins.objective(walked, h, h, za, zb, 5.0).total, expected.total)
+    found = walked.objective(h, h, za, zb, 5.0)
+    pairs = WalkPairing(k=4, seed=5)(h, h)
+    assert torch.equal(found.total, barlow_twins_loss(za, zb, pairs, 0.4).total)
+    assert isinstance(build_method(configure(**fields, scope="dataset"), encoder), DatasetSAGBarlowTwins)
+
+
+def test_a_checkpoint_that_is_older_than_a_field_goes_on_as_if_it_had_the_default(tmp_path, images, monkeypatch):
+    config = small(tmp_path)
+    whole = fit(replace(config, results=str(tmp_path / "w"), runs=str(tmp_path / "wr")), *images, progress=False)
+    to_dict = Config.to_dict
+    with monkeypatch.context() as patched:  # a kit that did not know `clip` yet
+        patched.setattr(Config, "to_dict", lambda c: {k: v for k, v in to_dict(c).items() if k != "clip"})
+        interrupt(patched, config, images, after=1)
+    with pytest.raises(ValueError, match=r"clip 0.0 -> 3.0"):
+        fit(replace(config, clip=3.0), *images, progress=False)
+    assert fit(config, *images, progress=False).record["log"] == whole.record["log"]
