@@ -1,8 +1,8 @@
 """What an encoder is worth: local accuracy and global structure of its features, as one flat dictionary.
 
 Local: kNN and linear probe, on classes and superclasses. Global: rank correlation of embedding distances with
-semantic distances (METHOD.md section 5), and the label-free agreement of two views. All as fractions, on clean images
-in evaluation mode. [K]
+semantic distances (METHOD.md section 5), the tree of classes against the reference's, and the label-free score. All as
+fractions, on clean images in evaluation mode. [K]
 """
 
 from __future__ import annotations
@@ -17,10 +17,25 @@ from sagkit.hierarchy import class_distances, superclasses
 from sagkit.metrics.labelfree import structure_score
 from sagkit.metrics.local import knn_accuracy, linear_probe
 from sagkit.metrics.semantic import rank_correlation
+from sagkit.metrics.tree import hierarchy_figures
 from sagkit.model import extract_features
 from sagkit.subsets import family, left_out
 
-KINDS = ("pairs", "pairs-all", "confusion", "centroid")
+KINDS = ("pairs", "pairs-all", "confusion", "centroid", "centroid-whitened")
+# Views behind label-free scores. Strong colour changes undo what untrained networks and pixels go by [K]: hue all round
+# the circle, the rest at twice the training recipe.
+_COLOUR = {
+    "jitter": 1.0,
+    "brightness": 0.8,
+    "contrast": 0.8,
+    "saturation": 0.8,
+    "hue": 0.5,
+    "grey": 0.3,
+    "solarize": 0.2,
+}
+STANDARD = Augmentation()
+RECOLOURED = Augmentation(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0, **_COLOUR)
+CHANGED = Augmentation(crop_scale=(0.3, 0.7), **_COLOUR)
 
 
 def references(data: str, class_names: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -31,23 +46,34 @@ def references(data: str, class_names: tuple[str, ...]) -> dict[str, np.ndarray]
     """
     data = family(data)
     if data in ("cifar100", "cifar10"):
-        names = ("wordnet", "superclass") if data == "cifar100" else ("wordnet",)
+        names = ("wordnet", "wordnet-path", "superclass") if data == "cifar100" else ("wordnet", "wordnet-path")
         return {name: class_distances(data, reference=name) for name in names}
     if class_names and all("/" in name for name in class_names):
         return {name: class_distances(data, reference=name, class_names=class_names) for name in ("tree", "superclass")}
     return {}
 
 
-def structure(features: Tensor, labels: Tensor, distances: dict[str, np.ndarray]) -> dict[str, float]:
-    """Spearman and Kendall by kind against every reference; figures of the primary one carry no suffix."""
+def structure(
+    features: Tensor, labels: Tensor, distances: dict[str, np.ndarray], resamplings: int = 0
+) -> dict[str, float]:
+    """Spearman and Kendall by kind against every reference; figures of the primary one carry no suffix.
+
+    With resamplings, the primary one's have 95 % intervals over classes ("..._low", "..._high"), and pairs a Mantel p.
+    """
     figures = {}
     for i, (reference, matrix) in enumerate(distances.items()):
-        suffix = f"_{reference.replace('-', '_')}" if i else ""
+        suffix, drawn = (f"_{reference.replace('-', '_')}", 0) if i else ("", resamplings)
         for kind in KINDS:
-            found = rank_correlation(features, labels, matrix, kind=kind)
             name = kind.replace("-", "_")
+            tested = drawn if kind == "pairs" else 0
+            found = rank_correlation(features, labels, matrix, kind=kind, bootstrap=drawn, permutations=tested)
             figures[f"spearman_{name}{suffix}"] = found.spearman
             figures[f"kendall_{name}{suffix}"] = found.kendall
+            if drawn:
+                for which, interval in (("spearman", found.spearman_interval), ("kendall", found.kendall_interval)):
+                    figures |= dict(zip((f"{which}_{name}_low", f"{which}_{name}_high"), interval, strict=True))
+            if tested:
+                figures[f"mantel_p_{name}"] = found.p
     return figures
 
 
@@ -64,7 +90,13 @@ def local(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, co
 
 
 def evaluate(
-    encoder: nn.Module, bank: ImageSet, queries: ImageSet, data: str, probe: bool = True, seed: int = 0
+    encoder: nn.Module,
+    bank: ImageSet,
+    queries: ImageSet,
+    data: str,
+    probe: bool = True,
+    seed: int = 0,
+    resamplings: int = 1000,
 ) -> dict[str, float]:
     """Every figure of an encoder.
 
@@ -74,38 +106,62 @@ def evaluate(
         queries: images that are judged.
         data: name of the data set, for its semantic references.
         probe: also fit the linear probes, the slowest part.
-        seed: of the two views behind the label-free figure.
+        seed: of the changed view behind the label-free figure.
+        resamplings: behind the intervals; 0 leaves them out.
 
     Unlabelled data has the label-free figure only. Where the training set left classes out, "unseen_..." are kNN and
     structure on queries of those classes alone, among all classes of the bank.
     """
-    features = extract_features(encoder, queries.images)
-    figures = {"label_free": label_free(encoder, queries.images, seed)}
+    figures = label_free(encoder, queries.images, seed, bootstrap=resamplings)
     if queries.labels is None:
         return figures
-    coarse = _coarse(data, queries.class_names)
-    banked = extract_features(encoder, bank.images)
-    figures |= local(banked, bank.labels, features, queries.labels, coarse, probe)
-    distances = references(data, queries.class_names)
-    figures |= structure(features, queries.labels, distances)
+    features, banked = extract_features(encoder, queries.images), extract_features(encoder, bank.images)
+    figures |= labelled(banked, bank.labels, features, queries.labels, data, queries.class_names, probe, resamplings)
     unseen = torch.isin(queries.labels, left_out(data))
     if not unseen.any():
         return figures
     few, labels = features[unseen], queries.labels[unseen]
+    coarse, distances = coarse_of(data, queries.class_names), references(data, queries.class_names)
     apart = local(banked, bank.labels, few, labels, coarse, probe=False) | structure(few, labels, distances)
     return figures | {f"unseen_{name}": value for name, value in apart.items()}
 
 
-def label_free(encoder: nn.Module, images: Tensor, seed: int = 0, n: int = 2000) -> float:
-    """Label-free structure score of up to n images from two augmented views each."""
+def labelled(
+    bank: Tensor,
+    bank_labels: Tensor,
+    features: Tensor,
+    labels: Tensor,
+    data: str,
+    class_names: tuple[str, ...],
+    probe: bool = True,
+    resamplings: int = 1000,
+) -> dict[str, float]:
+    """Every figure that needs labels, of features from anywhere: local accuracy, structure, and the tree of classes."""
+    coarse, distances = coarse_of(data, class_names), references(data, class_names)
+    figures = local(bank, bank_labels, features, labels, coarse, probe)
+    figures |= structure(features, labels, distances, resamplings)
+    if distances and labels.unique().numel() > 2:
+        primary = next(iter(distances.values()))
+        superclass = None if coarse is None else coarse.numpy()
+        found = hierarchy_figures(features, labels, primary, superclass, bank, bank_labels)
+        figures |= {f"tree_{name}": value for name, value in found.items()}
+    return figures
+
+
+def label_free(
+    encoder: nn.Module, images: Tensor, seed: int = 0, n: int = 2000, bootstrap: int = 0
+) -> dict[str, float]:
+    """Label-free structure score of up to n images, clean against changed, with its interval if resampled."""
     generator = torch.Generator().manual_seed(seed)
     chosen = images[torch.randperm(len(images), generator=generator)[:n]]
-    views = two_views(chosen, Augmentation(), generator=generator)
-    ha, hb = (extract_features(encoder, (view * 255).round().to(torch.uint8)) for view in views)
-    return structure_score(ha, hb, seed=seed).score
+    changed = (two_views(chosen, CHANGED, generator=generator)[0] * 255).round().to(torch.uint8)
+    clean, changed = (extract_features(encoder, view) for view in (chosen, changed))
+    found = structure_score(clean, changed, bootstrap=bootstrap, seed=seed)
+    figures = {"label_free": found.score}
+    return figures | ({"label_free_low": found.low, "label_free_high": found.high} if bootstrap else {})
 
 
-def _coarse(data: str, class_names: tuple[str, ...]) -> Tensor | None:
+def coarse_of(data: str, class_names: tuple[str, ...]) -> Tensor | None:
     data = family(data)
     if data != "cifar100" and not all("/" in name for name in class_names):
         return None

@@ -82,7 +82,7 @@ def fit(config: Config, train: ImageSet | None = None, queries: ImageSet | None 
 def readout(encoder: Encoder, train: ImageSet, config: Config) -> dict[str, float]:
     """kNN and Spearman on a fixed sample of the training images: for watching a run, never for a table."""
     if train.labels is None:
-        return {"label_free": label_free(encoder, train.images)}
+        return label_free(encoder, train.images)
     order = torch.randperm(len(train), generator=stream(0, "readout"))
     bank = order[: min(READOUT_BANK, len(train) * 3 // 4)]
     asked = order[len(bank) : len(bank) + READOUT_QUERIES]

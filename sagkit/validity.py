@@ -179,7 +179,9 @@ def views_of(design: str) -> str:
 def summary(record: dict) -> str:
     """The table with its caption, as Markdown."""
     rows = record["rows"]
-    kinds = ", ".join(f"{sum(r['kind'] == k for r in rows)} {k}" for k in ("trained", "untrained", "hand-made", "degraded"))
+    kinds = ", ".join(
+        f"{sum(r['kind'] == k for r in rows)} {k}" for k in ("trained", "untrained", "hand-made", "degraded")
+    )
     clear = ordered(np.zeros(len(rows)), rows)[1]
     return (
         f"{to_markdown(table(record))}\n\nSpearman with the semantic score over {len(rows)} embeddings ({kinds}); "
