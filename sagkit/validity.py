@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -179,16 +180,14 @@ def views_of(design: str) -> str:
 def summary(record: dict) -> str:
     """The table with its caption, as Markdown."""
     rows = record["rows"]
-    kinds = ", ".join(
-        f"{sum(r['kind'] == k for r in rows)} {k}" for k in ("trained", "untrained", "hand-made", "degraded")
-    )
+    counts, sizes = Counter(row["kind"] for row in rows), Counter(row["side"] for row in rows)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     clear = ordered(np.zeros(len(rows)), rows)[1]
     return (
         f"{to_markdown(table(record))}\n\nSpearman with the semantic score over {len(rows)} embeddings ({kinds}); "
-        f"{sum(r['side'] == 0 for r in rows)} in half A, {sum(r['side'] == 1 for r in rows)} in half B; 95 % intervals "
-        f"resample embeddings of half B; {clear} pairs have semantic intervals apart. Reliability of the semantic score "
-        f"over halves of the classes: {reliability(rows):.2f}. {record['n']} images; {record['processor']}; "
-        f"`{record['command']}`, made at {record['commit'][:9]}."
+        f"{sizes[0]} in half A, {sizes[1]} in half B; 95 % intervals resample embeddings of half B; {clear} pairs have "
+        f"semantic intervals apart. Reliability of the semantic score over halves of classes: {reliability(rows):.2f}; "
+        f"{record['n']} images; {record['processor']}; `{record['command']}`, made at {record['commit'][:9]}."
     )
 
 

@@ -27,6 +27,8 @@ MAY_IMPORT = {
     "record": {"checkpoint", "model"},
     "evaluate": {"augment", "data", "hierarchy", "metrics", "model", "subsets"},
     "speed": {"markdown"},
+    "zoo": {"model", "record"},
+    "validity": {"augment", "data", "evaluate", "markdown", "metrics", "record", "zoo"},
     "views": {"graph", "hierarchy", "loss", "plots", "purity", "walk"},
     "widgets": {"graph", "views"},
     "figures": {"augment", "data", "graph", "hierarchy", "plots", "views", "walk"},
