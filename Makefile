@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(abspath $(VENV))/bin
 
-.PHONY: install demo test bench lab clean
+.PHONY: install demo test bench figures lab clean
 .DEFAULT_GOAL := demo
 
 install: $(VENV)/.installed
@@ -34,6 +34,10 @@ bench: install
 	-$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps pecanpy nptyping numba-progress gensim smart_open
 	$(BIN)/python tests/bench_walks.py
 	$(BIN)/python tests/bench_training.py
+
+# Pictures for a talk, SVG and PNG, from the procedural set and the committed records.
+figures: install
+	$(BIN)/python -m sagkit.figures --out figures/talk
 
 lab: install
 	$(BIN)/jupyter-lab notebooks/00_tour.ipynb

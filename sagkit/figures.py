@@ -82,7 +82,6 @@ def main(out: Path = Path("figures/talk"), results: Path = Path("figures/results
     pictures = {
         "method": method_picture(scene),
         "walk": views.walk_view(scene, start=5, length=4, seed=1),
-        "graph": views.graph_view(scene, k=3, mutual=True),
         "pairs": views.pairing_view(scene, anchor=5, length=1, k=3, mutual=False),
         "tree": class_tree(),
         "purity": purity_picture(results),

@@ -142,6 +142,7 @@ def drawing(row) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", ["03_random_walks.ipynb", "04_pairs_and_loss.ipynb"])
 def test_the_walk_length_moves_by_keyboard_and_the_picture_follows(browser, lab, notebook):
+    SHOTS.mkdir(parents=True, exist_ok=True)
     page = browser.new_page(viewport={"width": 1400, "height": 1300})
     try:
         page.mouse.move(700, 700)
@@ -158,11 +159,14 @@ def test_the_walk_length_moves_by_keyboard_and_the_picture_follows(browser, lab,
             page.wait_for_timeout(200)
         assert int(handle.get_attribute("aria-valuenow").split(".")[0]) == length + 1
         assert drawing(row) != before
+        row.scroll_into_view_if_needed()
+        page.screenshot(path=SHOTS / f"{Path(notebook).stem}.png")
         page.keyboard.press("ArrowLeft")  # the same settings draw the same picture
         while drawing(row) != before and time.monotonic() < deadline + 60:
             page.wait_for_timeout(200)
         assert drawing(row) == before
+    except Exception:
+        page.screenshot(path=SHOTS / f"{Path(notebook).stem}-failed.png")
+        raise
     finally:
-        SHOTS.mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=SHOTS / f"{Path(notebook).stem}.png")
         page.close()

@@ -5,7 +5,7 @@ nodes, `talk` the method in one picture. Each function returns a Picture, a matp
 writes it as SVG and PNG. [K]
 """
 
-from sagkit.plots.boards import batch_graph, batch_walk, loss_terms, pair_board
+from sagkit.plots.boards import batch_graph, batch_walk, inside, loss_terms, pair_board
 from sagkit.plots.charts import comparison, curves, dendrogram, heatmaps, image_grid, scatter
 from sagkit.plots.graphs import graph_figure, graph_layout, point_graphs, walk_figure
 from sagkit.plots.style import FAINT, INK, MARKERS, PALETTE, STYLE, Picture, save, styled
@@ -27,6 +27,7 @@ __all__ = [
     "graph_layout",
     "heatmaps",
     "image_grid",
+    "inside",
     "loss_terms",
     "method_diagram",
     "pair_board",

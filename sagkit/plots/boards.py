@@ -177,11 +177,11 @@ def pair_board(
         purity: (share, chance) by name, each in [0, 1].
         pull: of all the anchor's walk pairs together, the pull of its own two views being 1.
     """
-    figure = Picture(figsize=(9.6, 5.4))
+    figure = Picture(figsize=(9.6, 5.0))
     shown = partners[:7]
     captions = [f"anchor\n{anchor_name}", *(f"{kind}\n{name}\nweight {weight:.2f}" for _, name, weight, kind in shown)]
     frames = [(INK, "-", 1.0), *(HITS[kind] for *_, kind in shown)]
-    _strip(figure, [anchor, *(image for image, *_ in shown)], captions, bottom=2.9, side=1.02, frames=frames)
+    _strip(figure, [anchor, *(image for image, *_ in shown)], captions, bottom=2.65, side=1.02, frames=frames)
     if len(partners) > len(shown):
         figure.text(0.99, 0.95, f"and {len(partners) - len(shown)} more", ha="right")
     left, right = figure.add_axes((0.2, 0.1, 0.36, 0.3)), figure.add_axes((0.72, 0.1, 0.22, 0.3))
