@@ -24,8 +24,8 @@ The house, in the order data flows through it; a module imports only from rows a
 Importing sagkit loads torch and jaxtyping's annotations, nothing else.
 """
 
-from sagkit.loss import sag_vicreg_loss, vicreg_loss
+from sagkit.loss import sag_vicreg_loss, vicreg_loss, walk_term
 from sagkit.pairing import WalkPairing
 
 __version__ = "0.1.0"
-__all__ = ["WalkPairing", "sag_vicreg_loss", "vicreg_loss"]
+__all__ = ["WalkPairing", "sag_vicreg_loss", "vicreg_loss", "walk_term"]

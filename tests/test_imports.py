@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "walk": {"graph"},
     "loss": {"walk"},  # the type Pairs
     "pairing": {"graph", "walk"},
+    "examples": {"__init__", "augment", "data"},
     "methods": {"loss", "pairing", "timing"},
     "record": {"checkpoint", "model"},
     "evaluate": {"augment", "data", "hierarchy", "metrics", "model"},
@@ -40,7 +41,9 @@ def imports_of(path: Path) -> set[str]:
             package = ["sagkit", *path.relative_to(HOUSE).parent.parts]
             base = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
-            inner = {f"{module}.{alias.name}" for alias in node.names}
+            # What sagkit exports ("from sagkit import WalkPairing") is its __init__'s.
+            members = {f"{module}.{alias.name}" for alias in node.names}
+            inner = {m if m.removeprefix("sagkit.") in MODULES else f"{module}.__init__" for m in members}
             found |= inner if module in ("sagkit", "sagkit.metrics") else {module}
     return {name.removeprefix("sagkit.") for name in found if name == "sagkit" or name.startswith("sagkit.")}
 
