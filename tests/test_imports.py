@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "purity": {"augment", "data", "graph", "hierarchy", "markdown", "model", "record", "walk"},
     "report": {"checkpoint", "data", "evaluate", "markdown", "purity", "record", "speed"},
     "trainer": {"augment", "checkpoint", "config", "data", "methods", "model", "optim", "pairing", "record"},
-    "train": {"config", "data", "evaluate", "model", "record", "trainer"},
+    "doctor": {"checkpoint", "config", "data", "trainer", "walk"},
+    "train": {"config", "data", "doctor", "evaluate", "model", "record", "trainer"},
 }
 
 
@@ -69,8 +70,12 @@ def test_the_rules_name_modules_that_exist_and_leave_no_circle():
     assert not open_, f"circular: {open_}"
 
 
-def test_only_train_and_trainer_read_configuration():
-    assert {part(name) for name, path in MODULES.items() if "config" in imports_of(path)} == {"train", "trainer"}
+def test_only_what_makes_a_trainer_reads_configuration():
+    assert {part(name) for name, path in MODULES.items() if "config" in imports_of(path)} == {
+        "doctor",
+        "train",
+        "trainer",
+    }
 
 
 def loaded_by(code: str) -> set[str]:
