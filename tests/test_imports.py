@@ -22,6 +22,8 @@ MAY_IMPORT = {
     "examples": {"__init__", "augment", "data"},
     "methods": {"loss", "pairing", "timing"},
     "record": {"checkpoint", "model"},
+    "retrieve": {"checkpoint", "graph", "model"},
+    "anomaly": {"graph", "retrieve"},
     "evaluate": {"augment", "data", "hierarchy", "metrics", "model"},
     "speed": {"markdown"},
     "purity": {"augment", "data", "graph", "hierarchy", "markdown", "model", "record", "walk"},
