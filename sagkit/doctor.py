@@ -39,7 +39,7 @@ GONE_VARIANCE, GONE_COVARIANCE = 0.95, 1e-3  # of VICReg's terms: standard devia
 MOST_COVARIANCE = 100.0  # a covariance term that trains stays below 10
 RISE = 2.0  # factor between a loss and an earlier one
 STRUCTURE = ("label_free", "spearman_pairs")  # readouts of a log, the first that it holds
-FALL = 0.1  # share of its best value that structure may lose
+FALL, LEAST_FALL = 0.1, 0.05  # share of its best value that structure may lose, or this much: readouts are samples
 BATCH_SHARE = 10  # a neighbour list may hold one image of a batch in ten
 SURE = 3.0  # standard errors
 
@@ -134,7 +134,7 @@ def _structure_falls(log) -> list[Diagnosis]:
             continue
         best = max(range(len(read)), key=lambda i: read[i][0])
         (peak, loss_then), (last, loss_now) = read[best], read[-1]
-        if peak > 0 and last < (1 - FALL) * peak and read[-2][0] < peak and loss_now < loss_then:
+        if peak > 0 and last < peak - max(FALL * peak, LEAST_FALL) and read[-2][0] < peak and loss_now < loss_then:
             told = (
                 f"{name} fell from {peak:.3f} to {last:.3f} while the loss fell from {loss_then:.4g} to {loss_now:.4g}"
             )
