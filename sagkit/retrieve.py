@@ -134,7 +134,7 @@ def _faiss_index(unit: Tensor):
     return index
 
 
-def near_duplicates(images: Tensor, least: float = 0.97) -> list[list[int]]:
+def near_duplicates(images: Tensor, least: float = 0.98) -> list[list[int]]:
     """Groups of images that differ by recompression, rescaling, brightness or contrast alone, largest group first.
 
     Images are shrunk to 16 x 16, and two are near duplicates if the correlation of those pixels is at least `least`;

@@ -30,6 +30,11 @@ MAY_IMPORT = {
     "report": {"checkpoint", "data", "evaluate", "markdown", "purity", "record", "speed"},
     "trainer": {"augment", "checkpoint", "config", "data", "methods", "model", "optim", "pairing", "record"},
     "doctor": {"checkpoint", "config", "data", "trainer", "walk"},
+    "pilotpage": {"data", "doctor", "metrics", "page", "retrieve"},
+    "pilot": {
+        *{"anomaly", "augment", "checkpoint", "config", "data", "doctor", "metrics", "model", "photos", "pilotpage"},
+        *{"record", "retrieve", "train", "trainer"},
+    },
     "train": {"config", "data", "doctor", "evaluate", "model", "record", "trainer"},
 }
 
