@@ -36,7 +36,7 @@ def paragraph(text: str, kind: str = "") -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence]) -> str:
-    """A table, without a heading where that is empty; floats are shown with three decimals, and columns of numbers are set flush right."""
+    """A table, without a heading where that is empty; floats have three decimals, numbers are set flush right."""
     numeric = [all(isinstance(row[i], int | float) for row in rows) for i in range(len(head))]
 
     def cell(tag: str, value, i: int) -> str:

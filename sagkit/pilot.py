@@ -40,7 +40,7 @@ from sagkit.trainer import Trainer, make_fabric, native_precision
 SCORES = {"neighbours": knn_anomaly, "Mahalanobis": mahalanobis_anomaly, "walks": walk_anomaly}
 LEAST_EPOCHS, MOST_EPOCHS = 10, 400
 LEAST_IMAGES = 32
-STRUCTURE_IMAGES, BOOTSTRAP = 500, 200
+STRUCTURE_IMAGES, BOOTSTRAP = 400, 100
 SHOWN = 12  # neighbours stored for each image
 
 
@@ -63,7 +63,7 @@ def settings(n: int, out: Path, source: str, epochs: int = LEAST_EPOCHS, seed: i
         seed=seed,
         probe=False,
         results=str(out / "run"),
-        runs=str(out / "run"),
+        runs=str(out / "unfinished"),  # not beside the record: a finished run deletes its checkpoint there
     )
 
 

@@ -65,11 +65,15 @@ def _label(name: str) -> list[str]:
     return [folder, file] if folder else [file]
 
 
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}" + "s" * (n != 1)
+
+
 def _short(found: Findings) -> list[str]:
     pixels, here = found.structure["raw pixels"], found.structure["this encoder"]
     rows = [
         ["images", f"{len(found.images):,}, {len(found.images.unreadable)} more unreadable, "
-         f"{len(found.duplicates)} groups of near duplicates"],
+         f"{_count(len(found.duplicates), 'group')} of near duplicates"],
         ["structure", f"{here.score:.2f}, where raw pixels have {pixels.score:.2f} (at most 1)"],
     ]  # fmt: skip
     if found.precision:
@@ -89,8 +93,9 @@ def _data(found: Findings) -> list[str]:
     images, names = found.images, found.embedding.names
     side, classes = images.images.shape[2], len(images.class_names)
     parts = [paragraph(
-        f"{len(images):,} images read, each scaled to {side} x {side} pixels; {len(images.unreadable)} files could not "
-        f"be read; {len(found.duplicates)} groups of near duplicates. "
+        f"{len(images):,} images read, each scaled to {side} x {side} pixels; "
+        f"{_count(len(images.unreadable), 'file')} could not be read; "
+        f"{_count(len(found.duplicates), 'group')} of near duplicates. "
         + (f"The {classes} class folders are used to score, not to train." if classes else "No class folders.")
     )]  # fmt: skip
     spread = torch.linspace(0, len(images) - 1, min(9, len(images))).long().tolist()

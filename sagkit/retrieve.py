@@ -138,7 +138,8 @@ def near_duplicates(images: Tensor, least: float = 0.98) -> list[list[int]]:
     """Groups of images that differ by recompression, rescaling, brightness or contrast alone, largest group first.
 
     Images are shrunk to 16 x 16, and two are near duplicates if the correlation of those pixels is at least `least`;
-    flat images if their colours differ by at most two of 255 levels. A group is connected, not a clique.
+    flat images if their colours differ by at most two of 255 levels. In pictures of
+    little contrast, such as sky, the traces of compression hide copies. A group is connected, not a clique.
 
     Args:
         images: uint8 (N, 3, H, W).
