@@ -18,8 +18,11 @@ The house, in the order data flows through it; a module imports only from rows a
     walk         random walks on a graph, and pairs            pairing    graph + walk, the drop-in module
     methods      one training objective per method             optim, checkpoint, config    what a run needs
     evaluate     every figure of an encoder                    record     run records and stored encoders
-    trainer      the state of a run, epoch by epoch            train      fit, evaluate, record; the command line
-    report       tables from records                       purity     how often walk pairs share a class
+    trainer      the state of a run, epoch by epoch            doctor     what is wrong with a run or an embedding
+    train        fit, evaluate, record; the command line       report     tables from records
+    purity       how often walk pairs share a class            retrieve, anomaly    look-alikes and oddities
+    pilot        a folder to a report (photos: its demonstration; pilotpage, page: its HTML)
+    examples     the drop-in module in other people's loops
 
 Importing sagkit loads torch and jaxtyping's annotations, nothing else.
 """

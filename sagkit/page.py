@@ -20,7 +20,8 @@ h2, .lead { border-bottom: 1px solid #b8bec7; padding-bottom: .3rem; } .lead { c
 table { border-collapse: collapse; margin: .6rem 0; } th, td { padding: .25rem .9rem .25rem 0; text-align: left; }
 th { border-bottom: 1px solid #b8bec7; font-weight: 600; } td.n, th.n { text-align: right; }
 .strip { display: flex; flex-wrap: wrap; gap: .5rem; margin: .5rem 0 1rem; }
-figure { margin: 0; width: 92px; } figure img { width: 92px; height: 92px; object-fit: cover; border-radius: 3px; }
+figure { margin: 0; width: 92px; } figure img { width: 92px; height: 92px; object-fit: cover; border-radius: 3px;
+  box-shadow: 0 0 0 1px #d5d9df; }
 figure.first { margin-right: .8rem; } figure.first img { outline: 3px solid #0072B2; outline-offset: -3px; }
 figure.marked img { outline: 3px solid #D55E00; outline-offset: -3px; }
 figcaption { font-size: .72rem; line-height: 1.25; color: #555; overflow: hidden; text-overflow: ellipsis;

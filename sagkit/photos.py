@@ -16,11 +16,11 @@ from PIL import Image, ImageEnhance, ImageFilter
 ODD = "odd"  # the class folder of the anomalies
 CROP, SIDE = 128, 64  # pixels: cut out, and stored
 REGIONS = (2, 3)
-EMPTY = {("flower", 0, 0), ("flower", 0, 2), ("flower", 1, 0), ("flower", 1, 2)}  # dark background
+EMPTY = {("china", 0, 2), ("flower", 0, 0), ("flower", 0, 2), ("flower", 1, 0), ("flower", 1, 2)}  # sky, dark ground
 
 
 def make_photo_folder(folder: str | Path, per_class: int = 80, odd: int = 40, seed: int = 0) -> Path:
-    """Write the folder: 8 classes of `per_class` crops, `odd` anomalies, 6 copies and 2 broken files.
+    """Write the folder: 7 classes of `per_class` crops, `odd` anomalies, 6 copies and 2 broken files.
 
     Args:
         folder: made if need be; files of the same name are replaced.

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shutil
 import tempfile
 import time
 import warnings
@@ -197,6 +198,7 @@ def pilot(
         lap("estimate")
         config = settings(len(images), out, str(folder), epochs, seed)
         run = fit(config, unlabelled, unlabelled, progress)
+        shutil.rmtree(config.runs)  # the finished run's checkpoint was deleted: empty folders
         network, record, view, encoder = run.encoder, run.record, config.view_size, f"{config.encoder}, trained here"
         lap("training")
     else:
