@@ -34,8 +34,8 @@ from sagkit.model import IMAGENET_MEAN, IMAGENET_STD, extract_features, make_enc
 from sagkit.photos import ODD, make_photo_folder
 from sagkit.pilotpage import Findings, findings_page
 from sagkit.record import load_encoder
-from sagkit.retrieve import Index, embed, near_duplicates, precision_at, save_embedding
-from sagkit.train import fit
+from sagkit.retrieve import Index, embed, near_duplicates, precision_at, save_embedding, write_neighbors, write_scores
+from sagkit.train import Run, fit
 from sagkit.trainer import Trainer, make_fabric, native_precision
 
 SCORES = {"neighbours": knn_anomaly, "Mahalanobis": mahalanobis_anomaly, "walks": walk_anomaly}
@@ -190,16 +190,8 @@ def pilot(
     )
     record, estimate, view = None, None, images.images.shape[2]
     if encoder is None:
-        unlabelled, config = ImageSet(images.images), settings(len(images), out, str(folder), seed=seed)
-        per_epoch = seconds_per_epoch(config, unlabelled)
-        epochs = epochs or max(LEAST_EPOCHS, min(MOST_EPOCHS, int(60 * minutes / per_epoch)))
-        estimate = epochs * per_epoch
-        say(f"training {config.encoder} for {epochs} epochs: about {estimate / 60:.1f} minutes on this machine")
-        lap("estimate")
-        config = settings(len(images), out, str(folder), epochs, seed)
-        run = fit(config, unlabelled, unlabelled, progress)
-        shutil.rmtree(config.runs)  # the finished run's checkpoint was deleted: empty folders
-        network, record, view, encoder = run.encoder, run.record, config.view_size, f"{config.encoder}, trained here"
+        run, view, estimate = train(images, out, str(folder), minutes, epochs, seed, progress)
+        network, record, encoder = run.encoder, run.record, f"{run.record['config']['encoder']}, trained here"
         lap("training")
     else:
         network = get_encoder(encoder)
@@ -207,10 +199,10 @@ def pilot(
     save_embedding(out / "embedding.npz", embedding)
     lap("embedding")
     similarity, neighbors = Index(embedding.features).similar(min(SHOWN, len(images) - 1))
-    _write_neighbors(out / "neighbours.csv", embedding.names, similarity, neighbors)
+    write_neighbors(out / "neighbours.csv", embedding.names, similarity, neighbors)
     lap("search")
     anomaly = {name: score(embedding.features) for name, score in SCORES.items()}
-    _write_scores(out / "anomalies.csv", embedding.names, anomaly)
+    write_scores(out / "anomalies.csv", embedding.names, anomaly)
     lap("anomalies")
     structure, precision, areas = compare(network, images, odd, view, seed)
     lap("evaluation")
@@ -224,34 +216,28 @@ def pilot(
     return found
 
 
+def train(
+    images: ImageSet, out: Path, source: str, minutes: float, epochs: int | None, seed: int, progress: bool
+) -> tuple[Run, int, float]:
+    """Train without labels for about `minutes`; the run, the size of its views, and the seconds that were foretold."""
+    unlabelled, config = ImageSet(images.images), settings(len(images), out, source, seed=seed)
+    per_epoch = seconds_per_epoch(config, unlabelled)
+    epochs = epochs or max(LEAST_EPOCHS, min(MOST_EPOCHS, int(60 * minutes / per_epoch)))
+    if progress:
+        estimate = f"about {epochs * per_epoch / 60:.1f} minutes on this machine"
+        print(f"training {config.encoder} for {epochs} epochs: {estimate}")
+    config = settings(len(images), out, source, epochs, seed)
+    run = fit(config, unlabelled, unlabelled, progress)
+    shutil.rmtree(config.runs)  # the finished run's checkpoint was deleted: empty folders
+    return run, config.view_size, epochs * per_epoch
+
+
 def _known_odd(images: ImageSet, name: str | None) -> Tensor | None:
     if name is None:
         return None
     if name not in images.class_names:
         raise ValueError(f"no class folder {name!r} of anomalies: there are {', '.join(images.class_names) or 'none'}")
     return images.labels == images.class_names.index(name)
-
-
-def _write_neighbors(path: Path, names, similarity: Tensor, neighbors: Tensor) -> None:
-    rows = ["name,rank,neighbour,similarity"]
-    for i, (values, found) in enumerate(zip(similarity.tolist(), neighbors.tolist(), strict=True)):
-        rows += [
-            f"{_quoted(names[i])},{rank},{_quoted(names[j])},{value:.4f}"
-            for rank, (value, j) in enumerate(zip(values, found, strict=True), start=1)
-        ]
-    write_text(path, "\n".join(rows) + "\n")
-
-
-def _write_scores(path: Path, names, scores: dict[str, Tensor]) -> None:
-    rows = [",".join(["name", *scores])]
-    for i, name in enumerate(names):
-        rows.append(",".join([_quoted(name), *(f"{float(values[i]):.5f}" for values in scores.values())]))
-    write_text(path, "\n".join(rows) + "\n")
-
-
-def _quoted(name: str) -> str:
-    printable = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
-    return '"' + printable.replace('"', '""') + '"'
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sagkit.checkpoint import write_atomically
+from sagkit.checkpoint import write_atomically, write_text
 from sagkit.graph import centre_and_normalize, nearest_neighbors
 from sagkit.model import extract_features
 
@@ -62,8 +62,7 @@ def save_embedding(path: str | Path, embedding: Embedding) -> list[Path]:
         OSError: where they cannot be written.
     """
     path, (features, names) = Path(path), embedding
-    # File names that are no Unicode are kept with their bytes escaped rather than refused.
-    printable = [name.encode(errors="surrogateescape").decode(errors="backslashreplace") for name in names]
+    printable = [_printable(name) for name in names]
     arrays = {"features": features.numpy(), "names": np.array(printable, dtype=str)}
 
     def write(draft: Path) -> None:
@@ -171,3 +170,31 @@ def precision_at(features: Float[Tensor, "N F"], labels: Int[Tensor, " N"], k: i
     """Mean share of an item's k most similar others that have its label."""
     rows = Index(features).similar(k)[1]
     return float((labels[rows] == labels[:, None]).float().mean())
+
+
+def write_neighbors(path: Path, names: Sequence[str], similarity: Tensor, neighbors: Tensor) -> None:
+    """Write `Index.similar` as CSV: name, rank from 1, neighbour, similarity."""
+    rows = ["name,rank,neighbour,similarity"]
+    for i, (values, found) in enumerate(zip(similarity.tolist(), neighbors.tolist(), strict=True)):
+        rows += [
+            f"{_quoted(names[i])},{rank},{_quoted(names[j])},{value:.4f}"
+            for rank, (value, j) in enumerate(zip(values, found, strict=True), start=1)
+        ]
+    write_text(path, "\n".join(rows) + "\n")
+
+
+def write_scores(path: Path, names: Sequence[str], scores: dict[str, Tensor]) -> None:
+    """Write scores (N,) by name as CSV, one row an item."""
+    rows = [",".join(["name", *scores])]
+    for i, name in enumerate(names):
+        rows.append(",".join([_quoted(name), *(f"{float(values[i]):.5f}" for values in scores.values())]))
+    write_text(path, "\n".join(rows) + "\n")
+
+
+def _printable(name: str) -> str:
+    """A file name that is no Unicode is kept with its bytes escaped rather than refused."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def _quoted(name: str) -> str:
+    return '"' + _printable(name).replace('"', '""') + '"'
