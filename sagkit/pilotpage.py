@@ -16,7 +16,7 @@ from sagkit.page import page, paragraph, strip, table
 from sagkit.retrieve import Embedding
 
 EXAMPLES, NEIGHBORS = 6, 8  # searches shown, pictures found in each
-STRANGEST = 18
+STRANGEST = 20  # two rows of the page
 LISTED = 20  # broken files and duplicate groups named
 
 
