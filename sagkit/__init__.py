@@ -20,14 +20,17 @@ The house, in the order data flows through it; a module imports only from rows a
     methods      one training objective per method             distill    DINO and I-JEPA
     optim, checkpoint, config    what a run needs
     evaluate     every figure of an encoder                    record     run records and stored encoders
-    trainer      the state of a run, epoch by epoch            train      fit, evaluate, record; the command line
-    report       tables from records                       purity     how often walk pairs share a class
+    trainer      the state of a run, epoch by epoch            doctor     what is wrong with a run or an embedding
+    train        fit, evaluate, record; the command line       report     tables from records
+    purity       how often walk pairs share a class            retrieve, anomaly    look-alikes and oddities
+    pilot        a folder to a report (photos: its demonstration; pilotpage, page: its HTML)
+    examples     the drop-in module in other people's loops
 
 Importing sagkit loads torch and jaxtyping's annotations, nothing else.
 """
 
-from sagkit.loss import sag_vicreg_loss, vicreg_loss
+from sagkit.loss import sag_vicreg_loss, vicreg_loss, walk_term
 from sagkit.pairing import WalkPairing
 
 __version__ = "0.1.0"
-__all__ = ["WalkPairing", "sag_vicreg_loss", "vicreg_loss"]
+__all__ = ["WalkPairing", "sag_vicreg_loss", "vicreg_loss", "walk_term"]

@@ -45,6 +45,7 @@ class ImageSet:
         labels: positions in `class_names`, or None for images without classes.
         class_names: sorted; empty where `labels` is None. A class may have no image, in a subset for one.
         paths: file names relative to the folder they came from, or None.
+        unreadable: file name and reason of each file of that folder that was left out.
 
     Raises:
         ValueError: for a wrong shape or dtype, labels outside the classes, or lengths that differ.
@@ -55,6 +56,7 @@ class ImageSet:
     labels: Tensor | None = None
     class_names: tuple[str, ...] = ()
     paths: tuple[str, ...] | None = None
+    unreadable: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self):
         images, labels, classes = self.images, self.labels, len(self.class_names)
@@ -242,7 +244,7 @@ def _cifar_tree(tree: Path, name: str, split: str) -> ImageSet:
             f"{CIFAR_IMAGES[split]:,} in {CIFAR[name][1]}: "
             "unpack it again, or load a part of it as a folder, by its path"
         )
-    images, paths = decode_images(tree, files, 32, strict=True)
+    images, paths, _ = decode_images(tree, files, 32, strict=True)
     return ImageSet(images, folder_labels(paths, classes), classes, paths)
 
 
@@ -269,10 +271,9 @@ def _folder(path: Path, split: str, size: int | None, strict: bool) -> ImageSet:
         warnings.warn(f"{root} is read without labels: its images do not all lie in <class>/<image>", stacklevel=3)
     # Both splits count, so that they come in one size.
     size = size or usual_size(sorted([*(root / f.path for f in files), *(other_root / f.path for f in others)]))
-    images, paths = decode_images(root, files, size, strict)
-    if classes is None:
-        return ImageSet(images, paths=paths)
-    return ImageSet(images, folder_labels(paths, classes), classes, paths)
+    images, paths, unreadable = decode_images(root, files, size, strict)
+    labels = None if classes is None else folder_labels(paths, classes)
+    return ImageSet(images, labels, classes or (), paths, tuple(unreadable.items()))
 
 
 def _npz(path: Path, split: str) -> ImageSet:

@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +33,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+HUGE = 12_000_000  # pixels; larger pictures are decoded one at a time, so that memory does not grow with threads
 PROGRESS_FROM = 5_000  # files; fewer are decoded before a bar would be read
 # Formats Pillow lists but that are documents, or that only a plug-in or another program can draw.
 NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
@@ -61,23 +65,29 @@ def list_images(root: Path) -> list[ImageFile]:
     suffixes = image_suffixes()
 
     def walk(folder: str, prefix: str, above: tuple) -> Iterator[ImageFile]:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith(".") or entry.name == "__MACOSX":
-                    continue
-                picture = os.path.splitext(entry.name)[1].lower() in suffixes
-                try:
-                    status = entry.stat()
-                except OSError:  # a link that leads nowhere or to itself: listed, so that decoding names it
-                    if picture:
-                        yield ImageFile(prefix + entry.name, -1, -1)
-                    continue
-                identity = (status.st_dev, status.st_ino)
-                if entry.is_dir():
-                    if identity not in above:
-                        yield from walk(entry.path, f"{prefix}{entry.name}/", (*above, identity))
-                elif picture:
-                    yield ImageFile(prefix + entry.name, status.st_size, status.st_mtime_ns)
+        try:
+            found = list(os.scandir(folder))
+        except OSError as error:
+            if not prefix:
+                raise
+            warnings.warn(f"folder {prefix} of {root} cannot be read ({error.strerror}): left out", stacklevel=2)
+            return
+        for entry in found:
+            if entry.name.startswith(".") or entry.name == "__MACOSX":
+                continue
+            picture = os.path.splitext(entry.name)[1].lower() in suffixes
+            try:
+                status = entry.stat()
+            except OSError:  # a link that leads nowhere or to itself: listed, so that decoding names it
+                if picture:
+                    yield ImageFile(prefix + entry.name, -1, -1)
+                continue
+            identity = (status.st_dev, status.st_ino)
+            if entry.is_dir():
+                if identity not in above:
+                    yield from walk(entry.path, f"{prefix}{entry.name}/", (*above, identity))
+            elif picture:
+                yield ImageFile(prefix + entry.name, status.st_size, status.st_mtime_ns)
 
     status = os.stat(root)
     return sorted(walk(str(root), "", ((status.st_dev, status.st_ino),)))
@@ -100,6 +110,7 @@ def usual_size(paths: Sequence[Path]) -> int:
     sides = []
     for path in paths[:: max(1, len(paths) // 1000)]:
         try:
+            _require_file(path)
             with Image.open(path) as image:  # reads the header only
                 sides.append(min(image.size))
         except Exception:  # decoding will name it
@@ -107,9 +118,14 @@ def usual_size(paths: Sequence[Path]) -> int:
     return 32 if sides and np.median(sides) < 64 else 64
 
 
+def _require_file(path: Path) -> None:
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("not a regular file")  # a pipe would be waited for without end
+
+
 def decode_images(
     root: Path, files: Sequence[ImageFile], size: int, strict: bool = False
-) -> tuple[UInt8[Tensor, "N 3 H W"], tuple[str, ...]]:
+) -> tuple[UInt8[Tensor, "N 3 H W"], tuple[str, ...], dict[str, str]]:
     """Decode `files` to H = W = size, from the cache where their decoded copy is up to date.
 
     Args:
@@ -119,7 +135,7 @@ def decode_images(
         strict: refuse an unreadable file instead of leaving it out with a warning.
 
     Returns:
-        Images, and the relative path of each.
+        Images, the relative path of each, and the reason for each file that was left out.
 
     Raises:
         ValueError: under `strict`, when a file cannot be read.
@@ -137,19 +153,21 @@ def decode_images(
         if strict:
             raise ValueError(f"{told}; repair or remove them, or pass strict=False to leave them out")
         warnings.warn(f"{told}; left out", stacklevel=3)
-    return images, tuple(file.path for file in files if file.path not in unreadable)
+    return images, tuple(file.path for file in files if file.path not in unreadable), unreadable
 
 
 def _decode(root, files, size) -> tuple[UInt8[Tensor, "N 3 H W"], dict[str, str], bool]:
     """Images, the reason for each unreadable file, and whether those reasons lie in the files themselves."""
     pixels = np.empty((len(files), 3, size, size), dtype=np.uint8)
-    unreadable, lasting = {}, True
+    unreadable, lasting, huge = {}, True, Lock()
 
     def decode(row: int) -> Exception | None:
         try:
+            _require_file(root / files[row].path)
             with Image.open(root / files[row].path) as image:
                 image.draft("RGB", (2 * size, 2 * size))  # JPEG only: skips detail that scaling would discard
-                picture = ImageOps.fit(_to_rgb(image), (size, size), Image.Resampling.BICUBIC)
+                with huge if image.width * image.height > HUGE else nullcontext():
+                    picture = ImageOps.fit(_to_rgb(image), (size, size), Image.Resampling.BICUBIC)
             pixels[row] = np.asarray(picture).transpose(2, 0, 1)
         except Exception as error:  # Pillow's decoders raise whatever a broken file drives them to
             return error

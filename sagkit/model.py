@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet
 
 NARROW = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet20": (3, 3, 3)}
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's, and the VICReg authors'
 FULL = {"resnet18": resnet.resnet18, "resnet50": resnet.resnet50}
 VIT = re.compile(r"vit-d([1-9]\d*)-l([1-9]\d*)-p([1-9]\d*)(-avg)?")
 VIT_PIXELS = 32  # CIFAR's; position embeddings are made for images of this size
@@ -87,9 +88,10 @@ def make_encoder(name: str, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), pretra
     """Build an encoder by name, with random weights drawn from torch's global generator.
 
     Args:
-        name: "resnet18" or "resnet50" (torchvision's, CIFAR stem); "<resnet10|resnet18|resnet20>-w<width>" (narrow,
-            for CPUs); "vit-d<width>-l<blocks>-p<patch>" (class token) and the same with "-avg" (no class token, mean of
-            the patches); "timm:<any timm backbone>". The last two need the optional extra `timm`.
+        name: "resnet18" or "resnet50" (torchvision's, CIFAR stem); either with "-imagenet" (torchvision's own stem, for
+            images from 64 pixels and published weights); "<resnet10|resnet18|resnet20>-w<width>" (narrow, for CPUs);
+            "vit-d<width>-l<blocks>-p<patch>" (class token) and the same with "-avg" (no class token, mean of the
+            patches); "timm:<any timm backbone>". The last two need the optional extra `timm`.
         mean: of the training images per channel, in [0, 1].
         std: likewise.
         pretrained: load published weights; timm backbones only, and needs a network or a filled cache.
@@ -101,20 +103,21 @@ def make_encoder(name: str, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), pretra
         raise ValueError(f"no published weights for {name!r}: use a timm:... backbone or pretrained=False")
     if name.startswith("timm:"):
         backbone, width = _timm_backbone(name.removeprefix("timm:"), pretrained)
-    elif name in FULL:
-        backbone = FULL[name](weights=None)
-        width = backbone.fc.in_features
-        backbone.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-        nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
-        backbone.maxpool, backbone.fc = nn.Identity(), nn.Identity()
+    elif name.removesuffix("-imagenet") in FULL:
+        backbone = FULL[name.removesuffix("-imagenet")](weights=None)
+        width, backbone.fc = backbone.fc.in_features, nn.Identity()
+        if name in FULL:
+            backbone.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+            nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
+            backbone.maxpool = nn.Identity()
     elif found := VIT.fullmatch(name):
         width, blocks, patch = (int(number) for number in found.groups()[:3])
         backbone = _vision_transformer(name, width, blocks, patch, mean_pooled=bool(found[4]))
     else:
         kind, _, digits = name.partition("-w")
         if kind not in NARROW or not digits.isdigit() or int(digits) < 1:
-            known = [*FULL, *(f"{kind}-w16" for kind in NARROW), "vit-d192-l9-p4", "vit-d192-l6-p4-avg"]
-            known += ["timm:resnet18", "timm:vit_tiny_patch16_224"]
+            known = [*FULL, "resnet50-imagenet", *(f"{kind}-w16" for kind in NARROW), "vit-d192-l9-p4"]
+            known += ["vit-d192-l6-p4-avg", "timm:resnet18", "timm:vit_tiny_patch16_224"]
             near = ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0) or known)
             raise ValueError(f"unknown encoder {name!r}: did you mean {near}?")
         backbone = NarrowResNet(int(digits), NARROW[kind])
@@ -167,6 +170,43 @@ def _timm_backbone(name: str, pretrained: bool) -> tuple[nn.Module, int]:
         raise ValueError(f"no weights for 'timm:{name}' ({error}): they need a network, or pretrained=False") from None
     # Some backbones have a further layer between pooling and head; its width is that of the features.
     return backbone, getattr(backbone, "head_hidden_size", None) or backbone.num_features
+
+
+def load_vicreg_weights(encoder: Encoder, state: dict) -> None:
+    """Load the VICReg authors' published weights, or any of torchvision's names, into an encoder of ours.
+
+    Args:
+        encoder: "resnet50-imagenet" for the authors' resnet50; its channel statistics become ImageNet's, which the
+            weights expect, where the layers fit.
+        state: what torch.load gives: names as torchvision's (conv1.weight, layer1.0.conv1.weight, ...), or a whole
+            checkpoint, {"model": {"module.backbone.conv1.weight": ..., "module.projector.0.weight": ...}, ...}.
+            Projector and classifier (fc) are left out.
+
+    Raises:
+        ValueError: for names or shapes that do not fit; the encoder is then unchanged.
+    """
+    found = {name.removeprefix("module."): value for name, value in state.get("model", state).items()}
+    found = {name.removeprefix("backbone."): value for name, value in found.items()}
+    found = {name: value for name, value in found.items() if not name.startswith(("projector.", "fc."))}
+    wanted = encoder.backbone.state_dict()
+    absent, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    if absent or extra:
+        raise ValueError(
+            f"the weights lack {len(absent)} of the encoder's {len(wanted)} entries ({', '.join(absent[:2])}) and have "
+            f"{len(extra)} others ({', '.join(extra[:2])}): use make_encoder of their architecture"
+        )
+    for name, value in wanted.items():
+        if found[name].shape != value.shape:
+            shapes = f"{name} is {tuple(found[name].shape)} in the weights and {tuple(value.shape)} in the encoder"
+            stem = (
+                "its stem is CIFAR's: use make_encoder('resnet50-imagenet')"
+                if name == "conv1.weight"
+                else "use its architecture"
+            )
+            raise ValueError(f"{shapes}: {stem}")
+    encoder.backbone.load_state_dict(found)
+    encoder.mean.copy_(torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
+    encoder.std.copy_(torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
 
 
 def make_projector(feature_width: int, hidden: int, out: int, layers: int = 3) -> nn.Sequential:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 
 from sagkit.config import Config, configure
 from sagkit.data import ImageSet, load_bank, load_images
+from sagkit.doctor import examine_run, tell
 from sagkit.evaluate import evaluate, label_free, local, references, structure
 from sagkit.model import Encoder, extract_features
 from sagkit.record import load_encoder, provenance, save_encoder, snapshot_path, write_record
@@ -66,7 +68,7 @@ def fit(config: Config, train: ImageSet | None = None, queries: ImageSet | None 
     torch.manual_seed(config.seed)
     trainer = Trainer(config, fabric, train)
     trainer.resume()
-    bar = _bar(config, trainer, progress and fabric.is_global_zero)
+    bar, told = _bar(config, trainer, progress and fabric.is_global_zero), set()
     for epoch in range(trainer.epoch, config.epochs):
         trainer.run_epoch(bar)
         if config.readout_every and ((epoch + 1) % config.readout_every == 0 or epoch + 1 == config.epochs):
@@ -75,6 +77,10 @@ def fit(config: Config, train: ImageSet | None = None, queries: ImageSet | None 
         if config.snapshots and fabric.is_global_zero and (epoch + 1) & epoch == 0:
             save_encoder(snapshot_path(trainer.path, epoch + 1), trainer.method.encoder, config.encoder)
         trainer.save()
+        for diagnosis in examine_run(trainer.log):
+            if fabric.is_global_zero and diagnosis.name not in told:
+                warnings.warn(f"epoch {epoch + 1}, {tell([diagnosis])}", stacklevel=2)
+            told.add(diagnosis.name)
     bar.close()
     return finish(trainer, queries)
 

@@ -205,13 +205,18 @@ class Trainer:
         sums: dict[str, torch.Tensor] = {}
         for i in range(self.steps_per_epoch):
             first = i * config.batch_size + fabric.global_rank * share
-            terms = self.step(self.epoch * self.steps_per_epoch + i, order[first : first + share])
+            step, index = self.epoch * self.steps_per_epoch + i, order[first : first + share]
+            try:
+                terms = self.step(step, index)
+            except ValueError as error:
+                raise ValueError(f"{error}; {self.keep_step(step, index)}") from None
             sums = {name: sums.get(name, 0) + value for name, value in terms.items()}
             bar.update()
         means = {name: float(total) / self.steps_per_epoch for name, total in sums.items()}
-        if not all(map(torch.isfinite, map(torch.as_tensor, means.values()))):
+        # A finite loss may have had gradients that were not; such weights must not replace the last good checkpoint.
+        if not all(bool(torch.isfinite(p).all()) for p in self.method.parameters()):
             raise ValueError(
-                f"the loss of epoch {self.epoch + 1} is not finite ({means}): lower lr = {config.lr}; "
+                f"the weights after epoch {self.epoch + 1} are not finite: lower lr = {config.lr}; "
                 f"the checkpoint of the epoch before is kept at {self.checkpoint}"
             )
         core_seconds = fabric.all_reduce(torch.tensor(time.process_time() - cost[0]), reduce_op="sum")
@@ -248,6 +253,9 @@ class Trainer:
             local = [self.local_augmentation(self.images[index], generator) for _ in range(config.local_views)]
         views, local = ([v.contiguous(memory_format=torch.channels_last) for v in some] for some in (views, local))
         loss = self.module(*views, epoch, *([local] if local else []))
+        if not torch.isfinite(loss.total):  # before the weights follow it; on a GPU the one wait of a step
+            terms = ", ".join(f"{name} {float(value):.4g}" for name, value in loss.terms.items())
+            raise ValueError(f"the loss of epoch {self.epoch + 1} is not finite ({terms}): lower lr = {config.lr}")
         with watch("backward"):
             self.fabric.backward(loss.total)
             if config.clip:
@@ -264,22 +272,33 @@ class Trainer:
         features = extract_features(self.method.encoder, self.images).to(self.fabric.device)
         return self.fabric.broadcast(features) if self.fabric.world_size > 1 else features
 
+    def state(self) -> dict:
+        """All that a checkpoint holds."""
+        return {
+            "config": self.config.to_dict(),
+            "epoch": self.epoch,
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),  # the gradient scaler of 16-mixed
+            "log": self.log,
+            "clock": vars(self.clock),
+            "origin": self.origin,
+            "images": self.fingerprint,
+        }
+
     def save(self) -> None:
         """Write the checkpoint of the epoch just finished."""
         if self.fabric.is_global_zero:
-            state = {
-                "config": self.config.to_dict(),
-                "epoch": self.epoch,
-                "method": self.method.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "precision": self.fabric.strategy.precision.state_dict(),  # the gradient scaler of 16-mixed
-                "log": self.log,
-                "clock": vars(self.clock),
-                "origin": self.origin,
-                "images": self.fingerprint,
-            }
-            save_state(self.checkpoint, state)
+            save_state(self.checkpoint, self.state())
         self.fabric.barrier()
+
+    def keep_step(self, step: int, index: torch.Tensor) -> str:
+        """Store a step that failed, for `doctor.replay`; says where, and where the last good checkpoint is."""
+        kept = self.checkpoint.with_suffix(f".step{step}.safetensors")
+        if self.fabric.is_global_zero:
+            save_state(kept, {**self.state(), "step": step, "index": index})
+        before = f", the checkpoint of epoch {self.epoch} at {self.checkpoint}" if self.epoch else ""
+        return f"its batch and state are kept for replay at {kept}{before}"
 
     def resume(self) -> None:
         """Continue from the checkpoint, if there is one; one of another configuration is an error."""

@@ -6,6 +6,7 @@ import pickle
 import re
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -413,9 +414,104 @@ def test_unreadable_images_are_named_and_counted(tmp_path):
             found = load_images(tmp_path / "set")
         assert colours(found.images) == [(0, 0, 7), (0, 2, 7), (1, 1, 7), (1, 2, 7)]
         assert found.labels.tolist() == [0, 0, 1, 1]
+        assert [name for name, _ in found.unreadable] == ["a/001.png", "b/000.png"]
+        assert all(reason for _, reason in found.unreadable)
         with pytest.raises(ValueError, match=r"2 of 6 images.*a/001\.png") as error:
             load_images(tmp_path / "set", strict=True)
         one_line(error)
+
+
+def test_what_is_no_file_or_no_longer_readable_stops_nothing(tmp_path, monkeypatch):
+    write_tree(tmp_path / "set", ["a", "ünï 日本"], 2)
+    os.mkfifo(tmp_path / "set" / "a" / "pipe.png")  # opening it would wait for a writer
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    cut = tmp_path / "set" / "a" / "cut.jpg"
+    Image.fromarray(noise).save(cut)
+    cut.write_bytes(cut.read_bytes()[:1500])
+    scan = os.scandir
+    (tmp_path / "set" / "shut").mkdir()
+
+    def guarded(folder):
+        if str(folder).endswith("shut"):
+            raise PermissionError(13, "Permission denied")
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.warns(UserWarning, match=r"folder shut/ of .*Permission denied"):
+        found = load_images(tmp_path / "set")
+    assert found.paths == ("a/000.png", "a/001.png", "ünï 日本/000.png", "ünï 日本/001.png")
+    assert dict(found.unreadable).keys() == {"a/cut.jpg", "a/pipe.png"}
+    assert dict(found.unreadable)["a/pipe.png"] == "not a regular file"
+    assert "truncated" in dict(found.unreadable)["a/cut.jpg"]
+
+
+DECODER = """
+import resource, sys
+from pathlib import Path
+from sagkit import decode
+files = decode.list_images(Path(sys.argv[1]))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+images, _, unreadable = decode.decode_images(Path(sys.argv[1]), files, 64)
+print(len(images), len(unreadable), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_photographs_of_thirty_megapixels_take_little_memory(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    big = Image.effect_mandelbrot((6708, 4472), (-3, -2.5, 2, 2.5), 2).convert("RGB")  # 30 megapixels, 90 MB
+    for i in range(3):
+        big.save(folder / f"{i}.jpg")
+    run = subprocess.run([sys.executable, "-c", DECODER, str(folder)], capture_output=True, text=True, check=True)
+    images, unreadable, megabytes = map(int, run.stdout.split())
+    assert (images, unreadable) == (3, 0)
+    assert megabytes < 60  # less than one of them decoded whole
+
+
+def test_huge_pictures_without_a_draft_are_decoded_one_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(decode, "HUGE", 1000)
+    inside, most, convert = [0], [0], decode._to_rgb
+
+    def slow(image):
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.02)
+        inside[0] -= 1
+        return convert(image)
+
+    monkeypatch.setattr(decode, "_to_rgb", slow)
+    write_tree(tmp_path / "small", ["a"], 6)
+    load_images(tmp_path / "small", size=8)
+    assert most[0] > 1
+    most[0] = 0
+    for i in range(6):
+        write_image(tmp_path / "large" / f"{i}.png", (i, 0, 0), size=(40, 40))
+    assert len(load_images(tmp_path / "large", size=8)) == 6
+    assert most[0] == 1
+
+
+def test_ten_thousand_tiny_files(tmp_path):
+    (tmp_path / "set").mkdir()
+    write_image(tmp_path / "set" / "0.png", (3, 1, 4), size=(4, 4))
+    tiny = (tmp_path / "set" / "0.png").read_bytes()
+    for i in range(1, 10_000):
+        (tmp_path / "set" / f"{i}.png").write_bytes(tiny)
+    found = load_images(tmp_path / "set", size=8)
+    assert len(found) == 10_000
+    assert set(colours(found.images[::999])) == {(3, 1, 4)}
+
+
+def test_a_full_disk_leaves_no_half_of_a_cache(tmp_path, monkeypatch):
+    write_tree(tmp_path / "set", ["a"], 3)
+
+    def full(tensors, path, metadata):
+        Path(path).write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(decode, "save_file", full)
+    with pytest.warns(UserWarning, match="No space left on device.*set SAGKIT_CACHE"):
+        assert len(load_images(tmp_path / "set")) == 3
+    assert not [p for p in tmp_path.rglob("*") if p.suffix in (".part", ".safetensors")]
 
 
 def test_links_that_run_in_circles_end(tmp_path):
@@ -591,7 +687,7 @@ for turn in range(40):  # both write the same file and read it while the other w
     decode._write_cache(target, images, unreadable)
     stored = decode._read_cache(target)
     assert stored is not None and (stored[0] == images).all(), turn
-images, paths = decode.decode_images(folder, files, 32)
+images, paths, _ = decode.decode_images(folder, files, 32)
 print(hashlib.sha256(images.numpy().tobytes()).hexdigest(), len(paths))
 """
 

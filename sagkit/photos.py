@@ -1,0 +1,91 @@
+"""A folder of photographs to try the kit on without a download: crops of pictures that other packages bring along.
+
+china and flower (scikit-learn) are divided in 2 x 3 regions, of which those with something in them are a class each:
+crops at random places of the region, mirrored, turned by up to 15 degrees, lit differently. Odd ones among them: crops
+of another photograph (matplotlib's grace_hopper.jpg), and crops of the same photographs with their quarters moved,
+their colours swapped, or blurred. A few copies and two broken files are there to be found. [K]
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageFilter
+
+ODD = "odd"  # the class folder of the anomalies
+CROP, SIDE = 128, 64  # pixels: cut out, and stored
+REGIONS = (2, 3)
+EMPTY = {("china", 0, 2), ("flower", 0, 0), ("flower", 0, 2), ("flower", 1, 0), ("flower", 1, 2)}  # sky, dark ground
+
+
+def make_photo_folder(folder: str | Path, per_class: int = 80, odd: int = 40, seed: int = 0) -> Path:
+    """Write the folder: 7 classes of `per_class` crops, `odd` anomalies, 6 copies and 2 broken files.
+
+    Args:
+        folder: made if need be; files of the same name are replaced.
+        per_class: crops of each region.
+        odd: anomalies, a quarter of each kind.
+        seed: of every draw.
+    """
+    from matplotlib import get_data_path
+    from sklearn.datasets import load_sample_images
+
+    folder, draw = Path(folder), np.random.default_rng(seed)
+    bundled = load_sample_images()
+    photos = {Path(n).stem: Image.fromarray(i) for n, i in zip(bundled.filenames, bundled.images, strict=True)}
+    other = Image.open(Path(get_data_path()) / "sample_data" / "grace_hopper.jpg").convert("RGB")
+    every = [(name, r, c) for name in sorted(photos) for r in range(REGIONS[0]) for c in range(REGIONS[1])]
+    regions = [region for region in every if region not in EMPTY]
+    for name, r, c in regions:
+        place = folder / f"{name}-{'ab'[r]}{c + 1}"
+        place.mkdir(parents=True, exist_ok=True)
+        for i in range(per_class):
+            _crop(photos[name], draw, r, c).save(place / f"{i:03d}.jpg", quality=92)
+    (folder / ODD).mkdir(exist_ok=True)
+    kinds = ("other", "moved", "colours", "blurred")
+    for i in range(odd):
+        name, r, c = regions[draw.integers(len(regions))]
+        kind = kinds[i % len(kinds)]
+        crop = _crop(other if kind == "other" else photos[name], draw, r, c)
+        _spoil(crop, kind, draw).save(folder / ODD / f"{kind}-{i:03d}.jpg", quality=92)
+    first = [folder / name for name in ("china-a1", "china-a2", "china-b1", "china-b2", "china-b3", "flower-a2")]
+    for place in first:  # recompressed copies
+        Image.open(place / "000.jpg").save(place / "copy of 000.jpg", quality=60)
+    whole = (first[0] / "001.jpg").read_bytes()
+    (first[0] / "cut off.jpg").write_bytes(whole[: len(whole) // 2])
+    (first[1] / "empty.png").write_bytes(b"")
+    return folder
+
+
+def _crop(photo: Image.Image, draw: np.random.Generator, r: int, c: int) -> Image.Image:
+    """A turned, mirrored, relit crop whose centre lies in region (r, c)."""
+    height, width = photo.height / REGIONS[0], photo.width / REGIONS[1]
+    side = int(min(CROP, height, width))
+    top = (r + 0.5) * height - side / 2 + draw.uniform(-0.25, 0.25) * (height - 0.5 * side)
+    left = (c + 0.5) * width - side / 2 + draw.uniform(-0.25, 0.25) * (width - 0.5 * side)
+    top, left = (float(np.clip(v, 0, most - side)) for v, most in ((top, photo.height), (left, photo.width)))
+    around = photo.crop(
+        (int(left) - side // 2, int(top) - side // 2, int(left) + 3 * side // 2, int(top) + 3 * side // 2)
+    )
+    turned = around.rotate(draw.uniform(-15, 15), Image.Resampling.BICUBIC)
+    crop = turned.crop((side // 2, side // 2, side // 2 + side, side // 2 + side))
+    crop = crop.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    if draw.random() < 0.5:
+        crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return ImageEnhance.Brightness(crop).enhance(draw.uniform(0.75, 1.25))
+
+
+def _spoil(crop: Image.Image, kind: str, draw: np.random.Generator) -> Image.Image:
+    if kind == "moved":  # its quarters change places
+        h, order = SIDE // 2, draw.permutation(4)
+        while (order == np.arange(4)).any():
+            order = draw.permutation(4)
+        parts = [crop.crop((x, y, x + h, y + h)) for y in (0, h) for x in (0, h)]
+        for place, part in enumerate(order):
+            crop.paste(parts[part], (place % 2 * h, place // 2 * h))
+        return crop
+    if kind == "colours":
+        red, green, blue = crop.split()
+        return Image.merge("RGB", (blue, red, green))
+    return crop.filter(ImageFilter.GaussianBlur(4)) if kind == "blurred" else crop

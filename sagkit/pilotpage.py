@@ -1,0 +1,192 @@
+"""What a pilot found, and the one page that tells it: data, training, structure, look-alikes, anomalies, cost. [K]"""
+
+from __future__ import annotations
+
+import platform
+import resource
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sagkit.data import ImageSet
+from sagkit.doctor import Diagnosis
+from sagkit.metrics.labelfree import StructureScore
+from sagkit.page import page, paragraph, strip, table
+from sagkit.retrieve import Embedding
+
+EXAMPLES, NEIGHBORS = 6, 8  # searches shown, pictures found in each
+STRANGEST = 20  # two rows of the page
+LISTED = 20  # broken files and duplicate groups named
+
+
+@dataclass
+class Findings:
+    """All that the page shows, in the order it became known."""
+
+    source: str
+    images: ImageSet
+    duplicates: list[list[int]]
+    training: dict | None  # the run's record, or None where an encoder was given
+    encoder: str
+    embedding: Embedding
+    similarity: Tensor  # (N, K)
+    neighbors: Tensor  # (N, K)
+    anomaly: dict[str, Tensor]  # score by name, (N,)
+    structure: dict[str, StructureScore]  # by embedding: raw pixels, untrained network, this encoder
+    precision: dict[str, float]  # at 10, where there are classes
+    auroc: dict[str, dict[str, float]]  # by embedding and score, where anomalies are known
+    odd: Tensor | None  # bool (N,), known anomalies
+    diagnoses: list[Diagnosis]
+    seconds: dict[str, float]
+    estimate: float | None  # seconds of training, foretold
+
+
+def findings_page(found: Findings) -> str:
+    """The page as HTML."""
+    lead = (
+        f"{len(found.images):,} images of {found.source}, seen through {found.encoder}. Labels were not used to train."
+    )
+    sections = [
+        ("In short", _short(found)),
+        ("Data", _data(found)),
+        ("Training", _training(found)),
+        ("Structure", _structure(found)),
+        ("Look-alikes", _search(found)),
+        ("Anomalies", _anomalies(found)),
+        ("Cost", _cost(found)),
+    ]
+    return page("Pilot: what is in this folder", lead, sections)
+
+
+def _label(name: str) -> list[str]:
+    """File name and, above it, its folder: a thumbnail is too narrow for both in one line."""
+    folder, _, file = name.rpartition("/")
+    return [folder, file] if folder else [file]
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}" + "s" * (n != 1)
+
+
+def _short(found: Findings) -> list[str]:
+    pixels, here = found.structure["raw pixels"], found.structure["this encoder"]
+    rows = [
+        ["images", f"{len(found.images):,}, {len(found.images.unreadable)} more unreadable, "
+         f"{_count(len(found.duplicates), 'group')} of near duplicates"],
+        ["structure", f"{here.score:.2f}, where raw pixels have {pixels.score:.2f} (at most 1)"],
+    ]  # fmt: skip
+    if found.precision:
+        here, pixels = found.precision["this encoder"], found.precision["raw pixels"]
+        rows.append(["look-alikes", f"{here:.0%} of ten neighbours share the class folder, by raw pixels {pixels:.0%}"])
+    if found.auroc:
+        kind = max(found.auroc["this encoder"], key=found.auroc["this encoder"].get)
+        pixels = found.auroc["raw pixels"]["neighbours"]
+        best = found.auroc["this encoder"][kind]
+        rows.append(["anomalies", f"AUROC {best:.2f} ({kind}, the best of three), by raw pixels {pixels:.2f}"])
+    rows.append(["warnings", ", ".join(d.name for d in found.diagnoses) or "none"])
+    rows.append(["time", f"{sum(found.seconds.values()) / 60:.1f} minutes"])
+    return [table(["", ""], rows)]
+
+
+def _data(found: Findings) -> list[str]:
+    images, names = found.images, found.embedding.names
+    side, classes = images.images.shape[2], len(images.class_names)
+    parts = [paragraph(
+        f"{len(images):,} images read, each scaled to {side} x {side} pixels; "
+        f"{_count(len(images.unreadable), 'file')} could not be read; "
+        f"{_count(len(found.duplicates), 'group')} of near duplicates. "
+        + (f"The {classes} class folders are used to score, not to train." if classes else "No class folders.")
+    )]  # fmt: skip
+    spread = torch.linspace(0, len(images) - 1, min(9, len(images))).long().tolist()
+    parts.append(strip([images.images[i] for i in spread], [_label(names[i]) for i in spread]))
+    if images.unreadable:
+        told = [(name, why.replace(f"{found.source}/", "")) for name, why in images.unreadable[:LISTED]]
+        parts.append(table(["unreadable file", "reason"], told))
+        parts += _more(len(images.unreadable))
+    for group in found.duplicates[:EXAMPLES]:
+        shown = group[:NEIGHBORS]
+        parts.append(strip([images.images[i] for i in shown], [_label(names[i]) for i in shown]))
+    if len(found.duplicates) > EXAMPLES:
+        parts.append(paragraph(f"The {EXAMPLES} largest of {len(found.duplicates)} groups are shown."))
+    return parts
+
+
+def _more(count: int) -> list[str]:
+    return [paragraph(f"... and {count - LISTED} more.")] if count > LISTED else []
+
+
+def _training(found: Findings) -> list[str]:
+    warned = [paragraph(f"{d.name}: {d.evidence}. Try: {d.remedy}.", "warning") for d in found.diagnoses]
+    healthy = [] if warned else [paragraph("The doctor found nothing that looks wrong.")]
+    if found.training is None:
+        return [paragraph("Nothing was trained: an encoder was given."), *warned, *healthy]
+    config, log = found.training["config"], found.training["log"]
+    text = (
+        f"SAG-VICReg, {config['encoder']}, {config['epochs']} epochs of batches of {config['batch_size']}, "
+        f"walks of {config['length']} steps over {config['k']} neighbours. The loss went from {log[0]['loss']:.2f} to "
+        f"{log[-1]['loss']:.2f}."
+    )
+    read = [e for e in log if "label_free" in e]
+    rows = [[e["epoch"], e["loss"], e["label_free"]] for e in read]
+    return [paragraph(text), table(["epoch", "loss", "label-free structure"], rows), *warned, *healthy]
+
+
+def _structure(found: Findings) -> list[str]:
+    rows = []
+    for name, s in found.structure.items():
+        interval = "none" if s.low is None else f"{s.low:.3f} to {s.high:.3f}"
+        rows.append([name, s.score, interval, *([found.precision[name]] if found.precision else [])])
+    head = ["embedding", "structure", "95 % interval", *(["precision@10"] if found.precision else [])]
+    text = (
+        "Structure: do two altered views of the same images lie in the same arrangement? It needs no labels and is at "
+        "most 1. A score above both lines before it, with intervals that keep apart, says that training found an "
+        "arrangement that is in the pictures and not in the network."
+    )
+    more = "Precision@10: of an image's ten nearest, the share that lies in its own class folder."
+    return [paragraph(text), *([paragraph(more)] if found.precision else []), table(head, rows)]
+
+
+def _search(found: Findings) -> list[str]:
+    parts = [paragraph("The framed image was searched for; beside it, its most similar others by centred cosine.")]
+    copies = {i: set(group) for group in found.duplicates for i in group}
+    usual = torch.arange(len(found.images)) if found.odd is None else (~found.odd).nonzero().flatten()
+    for i in usual[torch.linspace(0, len(usual) - 1, EXAMPLES + 2).long()[1:-1]].tolist():
+        others = [j for j in found.neighbors[i].tolist() if j not in copies.get(i, ())][:NEIGHBORS]
+        value = dict(zip(found.neighbors[i].tolist(), found.similarity[i].tolist(), strict=True))
+        lines = [[*_label(found.embedding.names[i]), "searched for"]]
+        lines += [[*_label(found.embedding.names[j]), f"{value[j]:.2f}"] for j in others]
+        parts.append(strip([found.images.images[j] for j in (i, *others)], lines, first=True))
+    return [*parts, paragraph("All neighbours: neighbours.csv; features by file name: embedding.npz.")]
+
+
+def _anomalies(found: Findings) -> list[str]:
+    text = "Strangest images by each score, strangest first."
+    parts = [paragraph(text if found.odd is None else f"{text} Known anomalies are framed in orange.")]
+    for name, values in found.anomaly.items():
+        top = values.topk(min(STRANGEST, len(values))).indices.tolist()
+        right = "" if found.odd is None else f", {int(found.odd[top].sum())} of {len(top)} known anomalies"
+        parts.append(paragraph(f"By {name}{right}:"))
+        lines = [[*_label(found.embedding.names[i]), f"{float(values[i]):.2f}"] for i in top]
+        marked = [] if found.odd is None else [n for n, i in enumerate(top) if found.odd[i]]
+        parts.append(strip([found.images.images[i] for i in top], lines, marked=marked))
+    if found.auroc:
+        kinds = list(found.anomaly)
+        rows = [[name, *(areas.get(kind, "") for kind in kinds)] for name, areas in found.auroc.items()]
+        odd, n = int(found.odd.sum()), len(found.odd)
+        parts.append(paragraph(f"AUROC, {odd} known anomalies among {n:,} images; 0.5 is chance:"))
+        parts.append(table(["embedding", *kinds], rows))
+    return [*parts, paragraph("All scores: anomalies.csv.")]
+
+
+def _cost(found: Findings) -> list[str]:
+    rows = [[name, value] for name, value in found.seconds.items()]
+    rows.append(["sum", sum(found.seconds.values())])
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    text = f"On {device}, {torch.get_num_threads()} threads; at most {memory:.1f} GB of memory."
+    if found.estimate is not None:
+        text += f" Training was estimated at {found.estimate:.0f} s before it began."
+    if found.training is not None:
+        text += f" Graph and walks took {found.training['walk_share']:.1%} of it."
+    return [paragraph(text), table(["part", "seconds"], rows)]
