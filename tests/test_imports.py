@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "validity": {"augment", "data", "evaluate", "markdown", "metrics", "record", "zoo"},
     "views": {"graph", "hierarchy", "loss", "plots", "purity", "walk"},
     "widgets": {"graph", "views"},
-    "figures": {"augment", "data", "graph", "hierarchy", "plots", "views", "walk"},
+    "figures": {"__init__", "augment", "data", "graph", "hierarchy", "plots", "views", "walk"},
     "purity": {"augment", "data", "graph", "hierarchy", "markdown", "model", "record", "walk"},
     "report": {"checkpoint", "data", "evaluate", "markdown", "purity", "record", "speed"},
     "trainer": {"augment", "checkpoint", "config", "controls", "data", "distill"}
