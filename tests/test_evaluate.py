@@ -13,15 +13,15 @@ from tiny import tiny
 from torch import nn
 
 from sagkit import report
-from sagkit.augment import Augmentation
 from sagkit.config import Config
 from sagkit.data import ImageSet, load_images, shapes
-from sagkit.evaluate import evaluate, label_free, references
+from sagkit.evaluate import CHANGED, evaluate, label_free, references
 from sagkit.hierarchy import CIFAR100_SUPERCLASSES
 from sagkit.model import Encoder
 from sagkit.record import load_encoder, provenance, read_records
 from sagkit.train import fit, readout
 
+LABEL_FREE = {"label_free", "label_free_low", "label_free_high"}
 NAMES = ("a/p/1", "a/p/2", "a/q/1", "b/r/1")
 TREE = [[0, 1 / 3, 2 / 3, 1], [1 / 3, 0, 2 / 3, 1], [2 / 3, 2 / 3, 0, 1], [1, 1, 1, 0]]
 SUPERCLASS = [[0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 1], [1, 1, 1, 0]]
@@ -56,8 +56,8 @@ def test_class_names_that_are_paths_have_their_tree_as_primary_reference_and_the
     np.testing.assert_allclose(found["tree"], TREE)
     np.testing.assert_allclose(found["superclass"], SUPERCLASS)
     assert references("anything", ("cat", "dog")) == {}
-    assert list(references("cifar100", ())) == ["wordnet", "superclass"]
-    assert list(references("cifar10", ())) == ["wordnet"]
+    assert list(references("cifar100", ())) == ["wordnet", "wordnet-path", "superclass"]
+    assert list(references("cifar10", ())) == ["wordnet", "wordnet-path"]
 
 
 def test_figures_without_suffix_are_against_the_tree_and_those_with_one_against_superclasses():
@@ -107,7 +107,7 @@ def test_cifar_100_is_judged_by_its_own_superclasses():
     assert found["superclass_knn"] == 0.95
 
 
-def test_the_label_free_score_compares_two_views_of_a_sample_of_the_images():
+def test_the_label_free_score_compares_clean_images_with_one_changed_view_of_a_sample():
     images, seen = noise(60), []
 
     class Recorder(nn.Flatten):
@@ -115,18 +115,19 @@ def test_the_label_free_score_compares_two_views_of_a_sample_of_the_images():
             seen.append(super().forward(x))
             return seen[-1]
 
-    score = label_free(Recorder(), images, seed=3, n=40)
-    view_a, view_b = seen
-    assert view_a.shape == view_b.shape == (40, 3 * 8 * 8)
-    assert score == pytest.approx(spearmanr(distances(view_a), distances(view_b))[0], abs=1e-6)
+    score = label_free(Recorder(), images, seed=3, n=40)["label_free"]
+    clean, changed = seen
+    assert clean.shape == changed.shape == (40, 3 * 8 * 8)
+    assert score == pytest.approx(spearmanr(distances(clean), distances(changed))[0], abs=1e-6)
     assert score < 0.9  # one view twice would score 1
     generator = torch.Generator().manual_seed(3)
     chosen = torch.randperm(60, generator=generator)[:40]
-    for view in (view_a, view_b):  # in 8 bits, as images are kept
-        expected = (Augmentation()(images[chosen], generator) * 255).round() / 255
-        torch.testing.assert_close(view, expected.flatten(1))
-    assert label_free(nn.Flatten(), images, seed=3, n=40) == score
-    assert label_free(nn.Flatten(), images, seed=4, n=40) != score
+    torch.testing.assert_close(clean, images[chosen].flatten(1) / 255)
+    expected = (CHANGED(images[chosen], generator) * 255).round() / 255  # in 8 bits, as images are kept
+    torch.testing.assert_close(changed, expected.flatten(1))
+    assert label_free(nn.Flatten(), images, seed=3, n=40) == {"label_free": score}
+    assert label_free(nn.Flatten(), images, seed=4, n=40) != {"label_free": score}
+    assert label_free(nn.Flatten(), images, seed=3, n=40, bootstrap=50).keys() == LABEL_FREE
 
 
 def test_the_label_free_figure_is_of_the_queries_and_needs_no_labels():
@@ -134,8 +135,8 @@ def test_the_label_free_figure_is_of_the_queries_and_needs_no_labels():
     for queries in (ImageSet(images), ImageSet(images, torch.arange(30) % 4, NAMES)):
         bank = ImageSet(noise(30, seed=1), torch.arange(30) % 4, NAMES)
         found = evaluate(nn.Flatten(), bank, queries, "anything", probe=False, seed=2)
-        assert found["label_free"] == label_free(nn.Flatten(), images, seed=2)
-        assert (list(found) == ["label_free"]) == (queries.labels is None)
+        assert found["label_free"] == label_free(nn.Flatten(), images, seed=2)["label_free"]
+        assert (found.keys() == LABEL_FREE) == (queries.labels is None)
 
 
 def test_a_readout_asks_for_none_of_the_images_in_its_bank():
@@ -151,7 +152,7 @@ def test_a_readout_is_against_the_primary_reference_alone_and_of_the_same_images
     train = shapes(80, size=8, seed=0)
     found = readout(flat(8), train, Config())
     assert {name for name in found if name.startswith("spearman")} == {
-        f"spearman_{kind}" for kind in ("pairs", "pairs_all", "confusion", "centroid")
+        f"spearman_{kind}" for kind in ("pairs", "pairs_all", "confusion", "centroid", "centroid_whitened")
     }
     assert readout(flat(8), train, Config(seed=1)) == found
 
@@ -192,7 +193,7 @@ def test_unlabelled_images_train_and_are_judged_without_labels(tmp_path):
     run = fit(small(tmp_path, data=str(path), split="fit", method="sag-vicreg", walk_start=0.0, k=4), progress=False)
     queries = load_images(path, "val")
     encoder = load_encoder(run.path.with_suffix(".safetensors"))
-    assert run.record["metrics"] == {"label_free": round(label_free(encoder, queries.images, 0), 5)}
+    assert run.record["metrics"] == rounded(label_free(encoder, queries.images, 0, bootstrap=1000))
     assert run.record["train_set"] == "plain"
     (entry,) = run.record["log"]
     assert entry["epoch"] == 1

@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "validity": {"augment", "data", "evaluate", "markdown", "metrics", "record", "zoo"},
     "views": {"graph", "hierarchy", "loss", "plots", "purity", "walk"},
     "widgets": {"graph", "views"},
-    "figures": {"__init__", "augment", "data", "graph", "hierarchy", "plots", "views", "walk"},
+    "figures": {"augment", "data", "graph", "hierarchy", "plots", "views", "walk"},
     "purity": {"augment", "data", "graph", "hierarchy", "markdown", "model", "record", "walk"},
     "report": {"checkpoint", "data", "evaluate", "markdown", "purity", "record", "speed"},
     "trainer": {"augment", "checkpoint", "config", "controls", "data", "distill"}
@@ -61,7 +61,8 @@ def imports_of(path: Path) -> set[str]:
             module = ".".join([*base, *([node.module] if node.module else [])])
             # What sagkit exports ("from sagkit import WalkPairing") is its __init__'s.
             members = {f"{module}.{alias.name}" for alias in node.names}
-            inner = {m if m.removeprefix("sagkit.") in MODULES else f"{module}.__init__" for m in members}
+            known = {f"sagkit.{name.removesuffix('.__init__')}" for name in MODULES}
+            inner = {m if m in known else f"{module}.__init__" for m in members}
             found |= inner if module in ("sagkit", "sagkit.metrics") else {module}
     return {name.removeprefix("sagkit.") for name in found if name == "sagkit" or name.startswith("sagkit.")}
 

@@ -284,7 +284,7 @@ def clocks(monkeypatch):
         now["processor"] += TICK * processor
 
     wrap(monkeypatch, Trainer, "step", after=lambda _, step, index: move(step + 1, 2 * (step + 1)))
-    wrap(monkeypatch, VICReg, "second_images", before=lambda *_: move(1))
+    wrap(monkeypatch, SAGVICReg, "second_images", before=lambda *_: move(1))
     wrap(monkeypatch, WalkPairing, "forward", before=lambda *_: move(2))
     wrap(monkeypatch, Encoder, "forward", before=lambda self, _: move(3) if self.training else move(1e4, 1e4))
     return now

@@ -59,7 +59,8 @@ def structure_score(features_a, features_b, n: int = 2000, bootstrap: int = 0, s
     score = float(np.mean(ranks[0][i, j] * ranks[1][i, j]))
     if not bootstrap:
         return StructureScore(score)
-    low, high = np.quantile(_resampled(*ranks, bootstrap, generator), [0.025, 0.975])
+    drawn = _resampled(*ranks, bootstrap, generator)
+    low, high = np.quantile(drawn[np.isfinite(drawn)], [0.025, 0.975])
     return StructureScore(score, float(low), float(high))
 
 
@@ -89,8 +90,10 @@ def _resampled(p: np.ndarray, q: np.ndarray, bootstrap: int, generator) -> np.nd
     total = w.sum(axis=0) ** 2 - (w**2).sum(axis=0)  # an image is no pair with its own copy
 
     def mean(matrix):
-        return np.einsum("nb,nb->b", w, matrix @ w) / total
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.einsum("nb,nb->b", w, matrix @ w) / total
 
     mean_p, mean_q = mean(p), mean(q)
     covariance = mean(p * q) - mean_p * mean_q
-    return covariance / np.sqrt((mean(p * p) - mean_p**2) * (mean(q * q) - mean_q**2))
+    with np.errstate(invalid="ignore", divide="ignore"):  # a resample of few images may hold one pair only
+        return covariance / np.sqrt((mean(p * p) - mean_p**2) * (mean(q * q) - mean_q**2))
