@@ -33,6 +33,7 @@ bench: install
 	-$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation graph-walker
 	-$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps pecanpy nptyping numba-progress gensim smart_open
 	$(BIN)/python tests/bench_walks.py
+	$(BIN)/python tests/bench_metrics.py
 	$(BIN)/python tests/bench_training.py
 
 # Pictures for a talk, SVG and PNG, from the procedural set and the committed records.
