@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import pandas as pd
 from scipy.stats import t as student
 
+from sagkit import purity, validity
 from sagkit.checkpoint import write_text
 from sagkit.markdown import fill_marked, to_markdown
 from sagkit.record import provenance, read_records, write_record
@@ -47,7 +50,8 @@ FREE = {
     "snapshots",
     "probe",
 }
-PERCENT = {"knn", "linear", "superclass_knn", "superclass_linear"}
+PROBES = {"linear", "superclass_linear"}
+PERCENT = {"knn", "superclass_knn"} | PROBES
 
 
 @dataclass(frozen=True)
@@ -183,41 +187,49 @@ def render(profile: str, train_set: str, records: list[dict]) -> str:
 
 
 def fill(text: str, records: list[dict], results: str | Path) -> str:
-    """Set the tables between `<!-- table PROFILE TRAIN_SET -->`, `<!-- bench NAME -->`, `<!-- purity DATA -->` and the
-    closing marks, from run records and from the benchmark and purity records in the folder of results."""
+    """Set the tables between `<!-- table PROFILE TRAIN_SET -->`, `<!-- bench NAME -->`, `<!-- purity DATA -->`,
+    `<!-- validity DATA -->` and the closing marks, from run records and from the records of benchmarks and studies in
+    the folder of results."""
 
-    def purity(data: str) -> str:
-        from sagkit.purity import summary
-
-        return summary(json.loads((Path(results) / f"purity/{data}.json").read_text()))
+    def study(name: str, summary: Callable[[dict], str], data: str) -> str:
+        return summary(json.loads((Path(results) / f"{name}/{data}.json").read_text()))
 
     text = fill_marked(text, "table", lambda profile, train_set: render(profile, train_set, records))
     text = fill_marked(text, "bench", lambda name: TABLES[name](read_bench(results)))
-    return fill_marked(text, "purity", purity)
+    for name, summary in (("purity", purity.summary), ("validity", validity.summary)):
+        text = fill_marked(text, name, partial(study, name, summary))
+    return text
 
 
-def rewrite_metrics(records: list[dict], data_root: str | None = None) -> None:
-    """Rewrite the metrics of every record whose encoder is stored; the rest of the record stays."""
+def rewrite_metrics(records: list[dict], data_root: str | None = None, probe: bool = True) -> None:
+    """Rewrite the metrics of every record whose encoder is stored; the rest of the record stays.
+
+    Without `probe`, accuracies of linear probes are kept as recorded: they take longer than all other figures together.
+    """
     from sagkit.data import load_bank, load_images
     from sagkit.evaluate import evaluate
     from sagkit.record import load_encoder
 
+    banks, images = cache(load_bank), cache(load_images)
     for record in records:
         path = Path(record.pop("path"))
         if not path.with_suffix(".safetensors").exists():
             continue
         config = record["config"]
-        bank = load_bank(config["data"], config["split"], root=data_root)
-        queries = load_images(config["data"], record["evaluated_on"], root=data_root)
+        bank = banks(config["data"], config["split"], root=data_root)
+        queries = images(config["data"], record["evaluated_on"], root=data_root)
         encoder = load_encoder(path.with_suffix(".safetensors"))
-        metrics = evaluate(encoder, bank, queries, config["data"], config["probe"], config["seed"])
-        record["metrics"] = {name: round(float(value), 5) for name, value in metrics.items()}
+        metrics = evaluate(encoder, bank, queries, config["data"], config["probe"] and probe, config["seed"])
+        kept = {} if probe else {name: record["metrics"][name] for name in PROBES & record["metrics"].keys()}
+        record["metrics"] = {name: round(float(value), 5) for name, value in metrics.items()} | kept
         record["evaluated_commit"] = provenance()["commit"]
         write_record(path, record)
         print(f"evaluated {path}")
 
 
-def main(results: str = "figures/results", write: str = "", reevaluate: bool = False, cost: bool = False) -> None:
+def main(
+    results: str = "figures/results", write: str = "", reevaluate: bool = False, probe: bool = True, cost: bool = False
+) -> None:
     """Print tables from run records.
 
     Args:
@@ -225,12 +237,13 @@ def main(results: str = "figures/results", write: str = "", reevaluate: bool = F
         cost: also print what each row cost to train.
         write: a Markdown file whose marked tables are set anew.
         reevaluate: first rewrite the metrics of records whose encoder is stored.
+        probe: and with them those of the linear probes, the slowest part.
     """
     records = read_records(results)
     if not records:
         raise SystemExit(f"sagkit.report: no run records under {results}: run python -m sagkit.train first")
     if reevaluate:
-        rewrite_metrics(records)
+        rewrite_metrics(records, probe=probe)
         records = read_records(results)
     for profile, train_set in sorted(groups(records)):
         print(f"{profile} / {train_set}\n\n{render(profile, train_set, records)}\n")

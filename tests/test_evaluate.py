@@ -220,6 +220,16 @@ def test_reevaluation_finds_a_records_metrics_again_and_leaves_the_rest(tmp_path
     assert "12.3" in printed  # and, where there is no encoder, of the old ones
 
 
+def test_reevaluation_without_the_probe_keeps_its_accuracy_as_recorded(tmp_path, folder):
+    run = fit(small(tmp_path, data=str(folder)), progress=False)
+    original = json.loads(run.path.read_text())
+    run.path.write_text(json.dumps({**original, "metrics": {"linear": 0.123, "knn": 0.456}}))
+    report.main(results=str(tmp_path / "results"), reevaluate=True, probe=False)
+    found = json.loads(run.path.read_text())["metrics"]
+    assert found["linear"] == 0.123
+    assert found["knn"] == original["metrics"]["knn"]
+
+
 def test_without_being_asked_a_report_changes_no_record(tmp_path, folder, capsys):
     run = fit(small(tmp_path, data=str(folder), epochs=0, probe=False), progress=False)
     stale = {**json.loads(run.path.read_text()), "metrics": {"knn": 0.123}}

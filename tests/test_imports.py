@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "widgets": {"graph", "views"},
     "figures": {"augment", "data", "graph", "hierarchy", "plots", "views", "walk"},
     "purity": {"augment", "data", "graph", "hierarchy", "markdown", "model", "record", "walk"},
-    "report": {"checkpoint", "data", "evaluate", "markdown", "purity", "record", "speed"},
+    "report": {"checkpoint", "data", "evaluate", "markdown", "purity", "record", "speed", "validity"},
     "trainer": {"augment", "checkpoint", "config", "controls", "data", "distill"}
     | {"hierarchy", "methods", "model", "optim", "pairing", "record", "subsets"},
     "doctor": {"checkpoint", "config", "data", "trainer", "walk"},
