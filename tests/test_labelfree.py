@@ -57,7 +57,7 @@ def test_weighted_pairs_are_repeated_pairs_and_fixed_ranks_nearly_those_ranked_a
     pearson = replicated(*ranks, 40, 5, lambda p, q: np.corrcoef(p, q)[0, 1])
     np.testing.assert_allclose(fast, pearson, atol=1e-12)
     anew = np.array(replicated(*ranks, 40, 5, lambda p, q: spearmanr(p, q).statistic))
-    # Keeping the ranks costs 0.001 on average, where the resamplings themselves spread by 0.02.
+    # Keeping the ranks costs 0.001 on average, where the resamplings themselves spread by 0.03.
     assert np.abs(fast - anew).mean() < 0.002
     assert np.abs(fast - anew).max() < 0.1 * np.ptp(anew)
     assert np.std(fast) == pytest.approx(np.std(anew), rel=0.1)
