@@ -114,8 +114,12 @@ def class_halves(h: np.ndarray, scene: Scene, seed: int = 0) -> list[float]:
 
 
 def validity(scores: np.ndarray, semantic: np.ndarray) -> float:
-    """Spearman over embeddings; 0 where one side is constant."""
-    return 0.0 if np.ptp(scores) == 0 or np.ptp(semantic) == 0 else float(spearmanr(scores, semantic).statistic)
+    """Spearman over embeddings; 0 where one side is constant, or there are fewer than two."""
+    return (
+        0.0
+        if len(scores) < 2 or np.ptp(scores) == 0 or np.ptp(semantic) == 0
+        else float(spearmanr(scores, semantic).statistic)
+    )
 
 
 def choose(rows: list[dict]) -> str:
@@ -166,7 +170,7 @@ def table(record: dict, bootstrap: int = 2000) -> pd.DataFrame:
             "half A, val": f"{validity(column(first, name, 'val'), column(first, None, 'val')):.2f}",
             "half B, test": f"{validity(column(second, name), semantic):.2f} [{low:.2f}, {high:.2f}]",
             "chosen minus this": "" if name == chosen else f"[{less:+.2f}, {more:+.2f}]",
-            "trained only": f"{validity(column(trained, name), column(trained, None)):.2f}",
+            "trained only": f"{validity(column(trained, name), column(trained, None)):.2f}" if trained else "none",
             "clear pairs in order": f"{right / max(1, clear):.1%}",
         }
     return pd.DataFrame.from_dict(shown, orient="index").rename_axis("score")

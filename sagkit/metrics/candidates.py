@@ -15,6 +15,9 @@ Two feature matrices of the same images:
     shared_rank         effective rank of what the views share: high rank guarded against noise
     guarded             distance agreement times cluster agreement: stability of order and of trees together
 
+A collapsed embedding scores 0 (alpha_req: infinity), never NaN: its trees and graphs are those of rounding alone, and
+would be alike in both views.
+
 Sources: [R] as named; [K] the two-matrix designs, leads of METHOD.md section 4. All take centred cosine distance.
 """
 
@@ -27,13 +30,13 @@ from scipy.cluster.hierarchy import cophenet, cut_tree, linkage
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import rankdata
 
-from sagkit.metrics.labelfree import similarities, structure_score
+from sagkit.metrics.labelfree import directions, similarities, structure_score
 
 SCALES = (5, 10, 20, 50, 100)  # numbers of clusters from superclasses to classes
 
 
 def rankme(x: np.ndarray) -> float:
-    """Effective rank of features (N, F) that are not centred, as its authors define it; in [1, F]."""
+    """Effective rank of features (N, F) that are not centred, as its authors define it; in [1, F], 0 for zeros."""
     return _effective_rank(np.linalg.svd(x, compute_uv=False))
 
 
@@ -86,21 +89,33 @@ def tree_agreement(a: np.ndarray, b: np.ndarray, method: str = "average") -> flo
 
 
 def cluster_agreement(a: np.ndarray, b: np.ndarray, scales: Sequence[int] = SCALES) -> float:
-    """Adjusted Rand index of Ward cuts of a and b, mean over numbers of clusters below N."""
+    """Adjusted Rand index of Ward cuts of a and b, mean over numbers of clusters below N.
+
+    Raises:
+        ValueError: for no scale below N.
+    """
     from sklearn.metrics import adjusted_rand_score
 
     scales = [k for k in scales if k < len(a)]
+    if not scales:
+        raise ValueError(f"no number of clusters below {len(a)} images: give more images or smaller scales")
+    if _collapsed(a) or _collapsed(b):
+        return 0.0
     pairs = zip(_cuts(a, scales), _cuts(b, scales), strict=True)
     return float(np.mean([adjusted_rand_score(p, q) for p, q in pairs]))
 
 
 def diffusion_agreement(a: np.ndarray, b: np.ndarray, k: int = 20, t: int = 4) -> float:
     """Spearman of diffusion distances after t steps on the symmetrised graphs of k neighbours."""
+    if _collapsed(a) or _collapsed(b):
+        return 0.0
     return _spearman(*(_diffusion_distances(x, k, t) for x in (a, b)))
 
 
 def shared_rank(a: np.ndarray, b: np.ndarray) -> float:
     """Effective rank of the covariance between the views (F alike), times the share of variance it explains."""
+    if _collapsed(a) or _collapsed(b):
+        return 0.0
     a, b = a - a.mean(axis=0), b - b.mean(axis=0)
     values = np.linalg.eigvalsh((a.T @ b + b.T @ a) / 2).clip(min=0)
     spread = ((a**2).sum() + (b**2).sum()) / 2
@@ -113,9 +128,15 @@ def guarded(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _effective_rank(values: np.ndarray) -> float:
+    if values.sum() <= 0:
+        return 0.0
     share = values / values.sum()
     share = share[share > 0]
     return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def _collapsed(x: np.ndarray) -> bool:
+    return not directions(x).any()
 
 
 def _distances(x: np.ndarray) -> np.ndarray:
@@ -134,9 +155,7 @@ def _heights(x: np.ndarray, method: str) -> np.ndarray:
 
 def _cuts(x: np.ndarray, scales: Sequence[int]) -> np.ndarray:
     """Cluster labels (scales, N) of one Ward tree of the directions of rows."""
-    x = x - x.mean(axis=0)
-    directions = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-    return cut_tree(linkage(directions, "ward"), n_clusters=list(scales)).T
+    return cut_tree(linkage(directions(x), "ward"), n_clusters=list(scales)).T
 
 
 def _diffusion_distances(x: np.ndarray, k: int, t: int, kept: int = 64) -> np.ndarray:

@@ -66,9 +66,16 @@ def structure_score(features_a, features_b, n: int = 2000, bootstrap: int = 0, s
 
 def similarities(x: np.ndarray) -> np.ndarray:
     """Cosine (N, N) of rows about their mean."""
-    x = x - x.mean(axis=0)
-    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    x = directions(x)
     return x @ x.T
+
+
+def directions(x: np.ndarray) -> np.ndarray:
+    """Rows (N, F) about their mean, of length 1, or 0 where nothing but the rounding of that mean is left: a collapsed
+    embedding has no directions, and those of its rounding errors would agree between views."""
+    centred = x - x.mean(axis=0)
+    length = np.linalg.norm(centred, axis=1, keepdims=True)
+    return np.where(length > 1e-12 * np.abs(x).max(), centred, 0) / np.maximum(length, 1e-12)
 
 
 def _standard_ranks(x: np.ndarray) -> np.ndarray | None:
