@@ -42,7 +42,7 @@ def rankme(x: np.ndarray) -> float:
 
 def alpha_req(x: np.ndarray, first: int = 100) -> float:
     """Minus the slope of log eigenvalue on log rank over the first eigenvalues of the covariance, of (N, F)."""
-    values = np.linalg.eigvalsh(np.cov(x.T))[::-1][:first]
+    values = np.linalg.eigvalsh(np.atleast_2d(np.cov(x.T)))[::-1][:first]  # of one feature, numpy gives a number
     values = values[values > values[0] * 1e-9] if values[0] > 0 else values[:0]
     if len(values) < 3:
         return np.inf
