@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "speed": {"markdown"},
     "zoo": {"model", "record"},
     "validity": {"augment", "data", "evaluate", "markdown", "metrics", "record", "zoo"},
+    "assess": {"checkpoint", "data", "evaluate", "markdown", "metrics", "model", "plots", "record"},
     "views": {"graph", "hierarchy", "loss", "plots", "purity", "walk"},
     "widgets": {"graph", "views"},
     "figures": {"augment", "data", "graph", "hierarchy", "plots", "views", "walk"},
