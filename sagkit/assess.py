@@ -2,15 +2,16 @@
 
     python -m sagkit.assess WHAT [WHAT ...] --data cifar100 --out figures/results/assess
 
-    WHAT    x.npz          features (N, F) of the test images in order; or of any images, with `labels` (N,) and,
-                           for classes of your own, `distances` (C, C); with `changed` (N, F') of a changed view
+    WHAT    x.npz          `features` (N, F) of the test images in order; or of any images, with `labels` (N,) and, for
+                           classes of your own, `distances` (C, C); further `bank` (M, F) and `bank_labels` (M,),
+                           which kNN and probe may use, and `changed` (N, F') of a changed view of the same images
             x.safetensors  one of our encoders
-            timm:NAME      a published network with its weights
+            timm:NAME      a published network with its weights, images scaled to the size it was trained on
             random:NAME    a network with random weights ("random:resnet10-w16")
             pixels         the images themselves
 
 Figures are those of `evaluate`: `labelled` on the test split with the training split as kNN's bank, `label_free` on
-clean against changed images. Of bare features one half is the other's bank, class by class, because there is no other.
+clean against changed images. Of bare features without a bank one half of each class is the other half's.
 Spearman over image pairs is set against a floor: random networks of the same architecture from the run records, else
 random projections of the images. [K]
 """
@@ -18,81 +19,25 @@ random projections of the images. [K]
 from __future__ import annotations
 
 import json
-import math
 import sys
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sagkit import plots
+from sagkit.assessment import Assessment, scene_of, table, tradeoff
 from sagkit.data import ImageSet, load_bank, load_images, validation_split
-from sagkit.evaluate import coarse_of, evaluate, labelled, references, structure
-from sagkit.markdown import to_markdown
+from sagkit.evaluate import coarse_of, evaluate, labelled, local, references, structure
 from sagkit.metrics.compare import random_floor, verdict
-from sagkit.metrics.kinds import class_matrix
 from sagkit.metrics.labelfree import structure_score
-from sagkit.metrics.local import knn_accuracy, linear_probe
 from sagkit.metrics.semantic import RankCorrelation
-from sagkit.metrics.tree import class_tree, hierarchy_figures
-from sagkit.model import extract_features, make_encoder
-from sagkit.record import load_encoder, provenance, write_record
-
-SECOND_VIEW = "needs a second view"
-COLUMNS = {
-    "spearman_pairs": "Spearman pairs",
-    "kendall_pairs": "Kendall pairs",
-    "spearman_centroid": "Spearman centroids",
-    "tree_dendrogram_purity": "dendrogram purity",
-    "knn": "kNN",
-    "linear": "linear",
-    "superclass_knn": "superclass kNN",
-    "label_free": "label-free",
-}
-
-
-class Assessment(NamedTuple):
-    """What was found of one embedding.
-
-    name: of the thing assessed.
-    figures: every number, fractions and correlations, flat; "floor" and "floor_sd" where there is a floor.
-    verdict: one line on the floor.
-    scene: what pictures are drawn from: class tree and class distances of the embedding, reference, names, groups.
-    """
-
-    name: str
-    figures: dict[str, float]
-    verdict: str
-    scene: dict[str, Any]
-
-    @property
-    def table(self) -> str:
-        """One row, as Markdown."""
-        return table([self])
-
-    @property
-    def picture(self) -> plots.Picture:
-        """The dendrogram of class centroids beside the reference tree."""
-        return self._with_reference("trees")
-
-    @property
-    def matrices(self) -> plots.Picture:
-        """Class distances ordered by the reference tree, coloured by rank."""
-        return self._with_reference("matrices")
-
-    def _with_reference(self, what: str) -> plots.Picture:
-        s = self.scene
-        if s.get("tree") is None:
-            raise ValueError(f"{self.name} has no reference of at least three classes: give class distances")
-        if what == "trees":
-            return plots.trees(s["tree"], s["reference_tree"], s["names"], s["groups"], (self.name, "reference"))
-        panels = {"reference": s["reference"], f"{self.name}, centroids": s["matrix"]}
-        return plots.class_matrices(panels, s["order"], s["groups"], ranks=True)
+from sagkit.metrics.tree import hierarchy_figures
+from sagkit.model import extract_features
+from sagkit.record import provenance, write_record
+from sagkit.sources import GIVEN, matrix, network, stored
 
 
 def assess(
@@ -102,6 +47,8 @@ def assess(
     labels=None,
     distances=None,
     changed=None,
+    bank=None,
+    bank_labels=None,
     name: str = "",
     probe: bool = True,
     resamplings: int = 1000,
@@ -118,6 +65,9 @@ def assess(
         labels: (N,) classes of bare features; without them the rows are the test images of `data` in order.
         distances: (C, C) semantic distances of bare features, in place of the reference of `data`.
         changed: (N, F') features of a changed view of the same images, behind the label-free score of bare features.
+        bank: (M, F) features of bare features' own kind whose labels kNN and probe may use, such as those of training
+            images; without them one half of the rows serves the other.
+        bank_labels: (M,) their classes.
         name: of the row; empty for `what` itself.
         probe: also fit linear probes, the slowest part.
         resamplings: behind intervals; 0 leaves them out.
@@ -130,50 +80,16 @@ def assess(
         ValueError: in one line, for anything unknown, or numbers of rows that do not fit.
     """
     if isinstance(what, str | Path) and not str(what).endswith(".npz"):
-        encoder, architecture = _network(str(what), seed, weights)
+        encoder, architecture = network(str(what), seed, weights)
         return _of_network(name or str(what), encoder, architecture, data, probe, resamplings, results, root, seed)
+    given = dict(zip(GIVEN, (labels, distances, changed, bank, bank_labels), strict=True))
     if isinstance(what, str | Path):
-        found = _stored(Path(what))
+        found = stored(Path(what))
         name = name or Path(what).stem
-        given = {"labels": labels, "distances": distances, "changed": changed}
-        labels, distances, changed = (found.get(key) if value is None else value for key, value in given.items())
+        given = {key: found.get(key) if value is None else value for key, value in given.items()}
         what = found["features"]
-    x = torch.as_tensor(np.asarray(what, dtype=np.float32))
-    if x.ndim != 2:
-        raise ValueError(f"features must be (N, F), got {tuple(x.shape)}: flatten each image's features")
-    return _of_features(name or "features", x, labels, distances, changed, data, probe, resamplings, root, seed)
-
-
-def _network(what: str, seed: int, weights: bool) -> tuple[nn.Module, str | None]:
-    """Network and the name of our architecture, if it is one."""
-    if what == "pixels":
-        return nn.Flatten(), None
-    if what.startswith("timm:"):
-        return make_encoder(what, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), pretrained=weights), None
-    if what.startswith("random:"):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return make_encoder(what.removeprefix("random:")), what.removeprefix("random:")
-    if what.endswith(".safetensors"):
-        if not Path(what).is_file():
-            raise ValueError(f"{what} does not exist: check the path ({Path(what).absolute()})")
-        from sagkit.checkpoint import load_state
-
-        return load_encoder(what), load_state(what)["name"]
-    raise ValueError(
-        f"cannot assess {what!r}: give pixels, timm:NAME, random:NAME, or the path of an .npz or .safetensors file"
-    )
-
-
-def _stored(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found = {key: arrays[key] for key in arrays.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read as .npz ({error}): write it with numpy.savez, no objects") from None
-    if "features" not in found:
-        raise ValueError(f"{path} has no array 'features' but {', '.join(found) or 'none'}: numpy.savez(features=...)")
-    return found
+    x = matrix(what, "features")
+    return _of_features(name or "features", x, given, data, probe, resamplings, root, seed)
 
 
 def _of_network(name, encoder, architecture, data, probe, resamplings, results, root, seed) -> Assessment:
@@ -187,39 +103,52 @@ def _of_network(name, encoder, architecture, data, probe, resamplings, results, 
     if len(scores) < 2:
         scores, of = _projections(queries, features.shape[1], primary), "random projections"
     figures, said = _floor(figures, scores, of)
-    return Assessment(name, figures, said, _scene(features, queries.labels, primary, queries.class_names, data))
+    coarse = coarse_of(data, queries.class_names)
+    return Assessment(name, figures, said, scene_of(features, queries.labels, primary, queries.class_names, coarse))
 
 
-def _of_features(name, x, labels, distances, changed, data, probe, resamplings, root, seed) -> Assessment:
-    queries = load_images(data, "test", root=root) if labels is None else None
-    if queries is not None and (queries.labels is None or len(queries) != len(x)):
-        told = "has no labels" if queries.labels is None else f"has {len(queries)} test images for {len(x)} rows"
-        raise ValueError(f"{data} {told}: give labels=, one a row")
-    y = queries.labels if labels is None else torch.as_tensor(np.asarray(labels)).long()
-    if y.shape != x.shape[:1]:
-        raise ValueError(f"one label a row: {len(x)} rows of features and labels {tuple(y.shape)}")
-    classes = queries.class_names if queries is not None else ()
-    if labels is not None and distances is None:
-        classes = load_images(data, "test", root=root).class_names
-        if not len(classes) > int(y.max()):
-            raise ValueError(f"labels reach {int(y.max())} and {data} has {len(classes)} classes: give distances=")
-    first, second = validation_split(y, 0.5, seed)
-    halves = (x[first], y[first], x[second], y[second])
-    if distances is None:
-        figures, known = labelled(*halves, data, classes, probe, 0), references(data, classes)
-        coarse = coarse_of(data, classes)
-    else:
-        known, coarse = {"given": np.asarray(distances, dtype=float)}, None
-        figures = {"knn": knn_accuracy(*halves)} | ({"linear": linear_probe(*halves)} if probe else {})
+def _of_features(name, x, given, data, probe, resamplings, root, seed) -> Assessment:
+    y, classes, known, coarse, queries = _meaning(x, given["labels"], given["distances"], data, root)
     primary = next(iter(known.values()), None)
-    figures |= structure(x, y, known, resamplings)  # of all rows: only kNN and the probes need two halves
-    if primary is not None and y.unique().numel() > 2:
-        group = None if coarse is None else coarse.numpy()
-        figures |= {f"tree_{key}": v for key, v in hierarchy_figures(x, y, primary, group).items()}
-    figures |= _second_view(x, changed, resamplings, seed)
+    if given["bank"] is None:
+        first, second = validation_split(y, 0.5, seed)
+        bank, asked = (x[first], y[first]), (x[second], y[second])
+    elif given["bank_labels"] is None:
+        raise ValueError(f"the bank's {len(given['bank'])} rows have no labels: give bank_labels=, one a row")
+    else:
+        bank, asked = (matrix(given["bank"], "bank"), torch.as_tensor(given["bank_labels"]).long()), (x, y)
+    if given["bank"] is not None and given["distances"] is None:
+        figures = labelled(*bank, x, y, data, classes, probe, resamplings)
+    else:  # only kNN and probe need two halves, or a bank
+        figures = local(*bank, *asked, coarse, probe) | structure(x, y, known, resamplings)
+        if primary is not None and y.unique().numel() > 2:
+            group = None if coarse is None else coarse.numpy()
+            figures |= {f"tree_{key}": v for key, v in hierarchy_figures(x, y, primary, group).items()}
+    figures |= _second_view(x, given["changed"], resamplings, seed)
     scores = _projections(queries, x.shape[1], primary) if queries is not None else []
     figures, said = _floor(figures, scores, "random projections")
-    return Assessment(name, figures, said, _scene(x, y, primary, classes, data, coarse))
+    return Assessment(name, figures, said, scene_of(x, y, primary, classes, coarse))
+
+
+def _meaning(x: Tensor, labels, distances, data: str, root):
+    """Labels, class names, references, superclasses, and the test images if rows are theirs, of bare features."""
+    queries = None
+    if labels is None:
+        queries = load_images(data, "test", root=root)
+        if queries.labels is None or len(queries) != len(x):
+            told = "has no labels" if queries.labels is None else f"has {len(queries)} test images for {len(x)} rows"
+            raise ValueError(f"{data} {told}: give labels=, one a row")
+        labels = queries.labels
+    y = torch.as_tensor(labels).long()
+    if y.shape != x.shape[:1]:
+        raise ValueError(f"one label a row: {len(x)} rows of features and labels {tuple(y.shape)}")
+    if distances is not None:
+        return y, (), {"given": np.asarray(distances, dtype=float)}, None, None
+    classes = (queries or load_images(data, "test", root=root)).class_names
+    if not 0 <= int(y.min()) <= int(y.max()) < len(classes):
+        found = f"{int(y.min())}..{int(y.max())}"
+        raise ValueError(f"labels {found} are not those of {data} with {len(classes)} classes: give distances=")
+    return y, classes, references(data, classes), coarse_of(data, classes), queries
 
 
 def _second_view(x: Tensor, changed, resamplings: int, seed: int) -> dict[str, float]:
@@ -258,67 +187,6 @@ def _floor(figures: dict[str, float], scores: Sequence[float], of: str) -> tuple
     mean, sd = float(np.mean(scores)), float(np.std(scores, ddof=1))
     against = RankCorrelation(figures["spearman_pairs"], 0.0, floor=mean, floor_sd=sd, floor_n=len(scores))
     return figures | {"floor": mean, "floor_sd": sd}, verdict(against, of)
-
-
-def _scene(features: Tensor, labels: Tensor, reference, names, data: str, coarse=None) -> dict[str, Any]:
-    """Trees and matrices over the classes that occur."""
-    from scipy.cluster.hierarchy import dendrogram, linkage
-    from scipy.spatial.distance import squareform
-
-    seen = np.unique(labels.numpy())
-    if reference is None or len(seen) < 3:
-        return {}
-    part = np.asarray(reference)[np.ix_(seen, seen)]
-    coarse = coarse_of(data, names) if coarse is None and names else coarse
-    groups = np.zeros(len(seen), int) if coarse is None else coarse.numpy()[seen]
-    x, y = features.numpy().astype(np.float64), labels.numpy()
-    above = linkage(squareform(part - np.diag(np.diag(part)), checks=False), "average")
-    return {
-        "tree": class_tree(x, y),
-        "reference_tree": above,
-        "reference": part,
-        "matrix": class_matrix(x, y, "centroid"),
-        "order": dendrogram(above, no_plot=True)["leaves"],
-        "names": [names[i] if names else str(i) for i in seen],
-        "groups": groups.tolist(),
-    }
-
-
-def table(found: Sequence[Assessment]) -> str:
-    """One row per embedding with intervals where there are any, and the verdict, as Markdown."""
-    shown = {}
-    for one in found:
-        cells = {title: _cell(one.figures, key) for key, title in COLUMNS.items()}
-        shown[one.name] = cells | {"against the floor": one.verdict}
-    return to_markdown(pd.DataFrame.from_dict(shown, orient="index").rename_axis("embedding"))
-
-
-def _cell(figures: dict[str, float], key: str) -> str:
-    if key not in figures:
-        return SECOND_VIEW if key == "label_free" else "not measured"
-    ends = f" [{figures[f'{key}_low']:.3f}, {figures[f'{key}_high']:.3f}]" if f"{key}_low" in figures else ""
-    return f"{figures[key]:.3f}{ends}"
-
-
-def tradeoff(found: Sequence[Assessment]) -> plots.Picture:
-    """Local accuracy against global structure of several embeddings, with the floor where all have the same.
-
-    Raises:
-        ValueError: if none has both figures.
-    """
-    points, floors = {}, set()
-    for one in found:
-        f = one.figures
-        if "knn" in f and "spearman_pairs" in f:
-            points[one.name] = {"x": f["knn"], "y": f["spearman_pairs"]}
-            points[one.name] |= {
-                f"y_{e}": f[f"spearman_pairs_{e}"] for e in ("low", "high") if f"spearman_pairs_{e}" in f
-            }
-            floors.add((f.get("floor", math.nan), f.get("floor_sd", math.nan)))
-    if not points:
-        raise ValueError("no embedding has both kNN and Spearman: they need labels and a semantic reference")
-    (floor,) = floors if len(floors) == 1 else (None,)
-    return plots.tradeoff(points, None if floor is None or math.isnan(floor[0]) else floor)
 
 
 def main(
