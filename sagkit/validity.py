@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 from sagkit.augment import two_views
 from sagkit.data import ImageSet, load_images
@@ -115,11 +115,10 @@ def class_halves(h: np.ndarray, scene: Scene, seed: int = 0) -> list[float]:
 
 def validity(scores: np.ndarray, semantic: np.ndarray) -> float:
     """Spearman over embeddings; 0 where one side is constant, or there are fewer than two."""
-    return (
-        0.0
-        if len(scores) < 2 or np.ptp(scores) == 0 or np.ptp(semantic) == 0
-        else float(spearmanr(scores, semantic).statistic)
-    )
+    if len(scores) < 2 or np.ptp(scores) == 0 or np.ptp(semantic) == 0:
+        return 0.0
+    # Several times as fast as scipy's spearmanr, which also tests: the table has tens of thousands of these.
+    return float(np.corrcoef(rankdata(scores), rankdata(semantic))[0, 1])
 
 
 def choose(rows: list[dict]) -> str:

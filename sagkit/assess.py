@@ -1,0 +1,247 @@
+"""Assess any embedding: one table and one picture for an array, a file of features, a published or a trained network.
+
+    python -m sagkit.assess WHAT [WHAT ...] --data cifar100 --out figures/results/assess
+
+    WHAT    x.npz          `features` (N, F) of the test images in order; or of any images, with `labels` (N,) and, for
+                           classes of your own, `distances` (C, C); further `bank` (M, F) and `bank_labels` (M,),
+                           which kNN and probe may use, and `changed` (N, F') of a changed view of the same images
+            x.safetensors  one of our encoders
+            timm:NAME      a published network with its weights, images scaled to the size it was trained on
+            random:NAME    a network with random weights ("random:resnet10-w16")
+            pixels         the images themselves
+
+Figures are those of `evaluate`: `labelled` on the test split with the training split as kNN's bank, `label_free` on
+clean against changed images. Of bare features without a bank one half of each class is the other half's.
+Spearman over image pairs is set against a floor: random networks of the same architecture from the run records, else
+random projections of the images. [K]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sagkit import plots
+from sagkit.assessment import Assessment, scene_of, table, tradeoff
+from sagkit.data import ImageSet, load_bank, load_images, validation_split
+from sagkit.evaluate import coarse_of, evaluate, labelled, local, references, structure
+from sagkit.metrics.compare import random_floor, verdict
+from sagkit.metrics.labelfree import structure_score
+from sagkit.metrics.semantic import RankCorrelation
+from sagkit.metrics.tree import hierarchy_figures
+from sagkit.model import extract_features
+from sagkit.record import provenance, write_record
+from sagkit.sources import GIVEN, matrix, network, stored
+
+
+def assess(
+    what,
+    data: str = "cifar100",
+    *,
+    labels=None,
+    distances=None,
+    changed=None,
+    bank=None,
+    bank_labels=None,
+    name: str = "",
+    probe: bool = True,
+    resamplings: int = 1000,
+    results: str = "figures/results",
+    root: str | None = None,
+    seed: int = 0,
+    weights: bool = True,
+) -> Assessment:
+    """Every figure of an embedding, with the verdict against its floor.
+
+    Args:
+        what: features (N, F) as array or tensor, or a string as in the module's table.
+        data: images and semantic reference: a name or path of `data.load_images`.
+        labels: (N,) classes of bare features; without them the rows are the test images of `data` in order.
+        distances: (C, C) semantic distances of bare features, in place of the reference of `data`.
+        changed: (N, F') features of a changed view of the same images, behind the label-free score of bare features.
+        bank: (M, F) features of bare features' own kind whose labels kNN and probe may use, such as those of training
+            images; without them one half of the rows serves the other.
+        bank_labels: (M,) their classes.
+        name: of the row; empty for `what` itself.
+        probe: also fit linear probes, the slowest part.
+        resamplings: behind intervals; 0 leaves them out.
+        results: folder of run records, for the floor of random networks.
+        root: where CIFAR lies.
+        seed: of the changed view, of the split of bare features and of random weights.
+        weights: load published weights of timm networks; False leaves them random.
+
+    Raises:
+        ValueError: in one line, for anything unknown, or numbers of rows that do not fit.
+    """
+    if isinstance(what, str | Path) and not str(what).endswith(".npz"):
+        encoder, architecture = network(str(what), seed, weights)
+        return _of_network(name or str(what), encoder, architecture, data, probe, resamplings, results, root, seed)
+    given = dict(zip(GIVEN, (labels, distances, changed, bank, bank_labels), strict=True))
+    if isinstance(what, str | Path):
+        found = stored(Path(what))
+        name = name or Path(what).stem
+        given = {key: found.get(key) if value is None else value for key, value in given.items()}
+        what = found["features"]
+    x = matrix(what, "features")
+    return _of_features(name or "features", x, given, data, probe, resamplings, root, seed)
+
+
+def _of_network(name, encoder, architecture, data, probe, resamplings, results, root, seed) -> Assessment:
+    bank, queries = load_bank(data, root=root), load_images(data, "test", root=root)
+    figures = evaluate(encoder, bank, queries, data, probe, seed, resamplings)
+    if queries.labels is None:
+        return Assessment(name, figures, "no labels, so no floor", {})
+    features, known = extract_features(encoder, queries.images), references(data, queries.class_names)
+    primary = next(iter(known.values()), None)
+    scores, of = _random_networks(results, data, architecture, figures), "random networks"
+    if len(scores) < 2:
+        scores, of = _projections(queries, features.shape[1], primary), "random projections"
+    figures, said = _floor(figures, scores, of)
+    coarse = coarse_of(data, queries.class_names)
+    return Assessment(name, figures, said, scene_of(features, queries.labels, primary, queries.class_names, coarse))
+
+
+def _of_features(name, x, given, data, probe, resamplings, root, seed) -> Assessment:
+    y, classes, known, coarse, queries = _meaning(x, given["labels"], given["distances"], data, root)
+    primary = next(iter(known.values()), None)
+    if given["bank"] is None:
+        first, second = validation_split(y, 0.5, seed)
+        bank, asked = (x[first], y[first]), (x[second], y[second])
+    elif given["bank_labels"] is None:
+        raise ValueError(f"the bank's {len(given['bank'])} rows have no labels: give bank_labels=, one a row")
+    else:
+        bank, asked = (matrix(given["bank"], "bank"), torch.as_tensor(given["bank_labels"]).long()), (x, y)
+    if given["bank"] is not None and given["distances"] is None:
+        figures = labelled(*bank, x, y, data, classes, probe, resamplings)
+    else:  # only kNN and probe need two halves, or a bank
+        figures = local(*bank, *asked, coarse, probe) | structure(x, y, known, resamplings)
+        if primary is not None and y.unique().numel() > 2:
+            group = None if coarse is None else coarse.numpy()
+            figures |= {f"tree_{key}": v for key, v in hierarchy_figures(x, y, primary, group).items()}
+    figures |= _second_view(x, given["changed"], resamplings, seed)
+    scores = _projections(queries, x.shape[1], primary) if queries is not None else []
+    figures, said = _floor(figures, scores, "random projections")
+    return Assessment(name, figures, said, scene_of(x, y, primary, classes, coarse))
+
+
+def _meaning(x: Tensor, labels, distances, data: str, root):
+    """Labels, class names, references, superclasses, and the test images if rows are theirs, of bare features."""
+    queries = None
+    if labels is None:
+        queries = load_images(data, "test", root=root)
+        if queries.labels is None or len(queries) != len(x):
+            told = "has no labels" if queries.labels is None else f"has {len(queries)} test images for {len(x)} rows"
+            raise ValueError(f"{data} {told}: give labels=, one a row")
+        labels = queries.labels
+    y = torch.as_tensor(labels).long()
+    if y.shape != x.shape[:1]:
+        raise ValueError(f"one label a row: {len(x)} rows of features and labels {tuple(y.shape)}")
+    if distances is not None:
+        return y, (), {"given": np.asarray(distances, dtype=float)}, None, None
+    classes = (queries or load_images(data, "test", root=root)).class_names
+    if not 0 <= int(y.min()) <= int(y.max()) < len(classes):
+        found = f"{int(y.min())}..{int(y.max())}"
+        raise ValueError(f"labels {found} are not those of {data} with {len(classes)} classes: give distances=")
+    return y, classes, references(data, classes), coarse_of(data, classes), queries
+
+
+def _second_view(x: Tensor, changed, resamplings: int, seed: int) -> dict[str, float]:
+    if changed is None:
+        return {}
+    found = structure_score(x, changed, bootstrap=resamplings, seed=seed)
+    drawn = {"label_free_low": found.low, "label_free_high": found.high} if resamplings else {}
+    return {"label_free": found.score} | drawn
+
+
+def _random_networks(results, data: str, architecture: str | None, figures) -> list[float]:
+    """Spearman over image pairs of the untrained networks of one architecture in the run records."""
+    if architecture is None or "spearman_pairs" not in figures:
+        return []
+    found = {}
+    for path in sorted(Path(results).glob("*/*/*-seed*.json")):
+        record = json.loads(path.read_text())
+        config = record.get("config", {})
+        alike = config.get("epochs") == 0 and config.get("encoder") == architecture and record.get("data") == data
+        if alike and record.get("evaluated_on") == "test" and "spearman_pairs" in record["metrics"]:
+            found[record["seed"]] = record["metrics"]["spearman_pairs"]
+    return list(found.values())
+
+
+def _projections(images: ImageSet, width: int, reference, n: int = 2000) -> list[float]:
+    """Spearman of random projections of up to n images, drawn at random."""
+    if reference is None:
+        return []
+    few = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:n]
+    return random_floor(images.images[few].numpy() / 255, images.labels[few].numpy(), reference, width).tolist()
+
+
+def _floor(figures: dict[str, float], scores: Sequence[float], of: str) -> tuple[dict[str, float], str]:
+    if "spearman_pairs" not in figures or len(scores) < 2:
+        return figures, "no floor: it needs a semantic reference, and images or labels in the order of the data set"
+    mean, sd = float(np.mean(scores)), float(np.std(scores, ddof=1))
+    against = RankCorrelation(figures["spearman_pairs"], 0.0, floor=mean, floor_sd=sd, floor_n=len(scores))
+    return figures | {"floor": mean, "floor_sd": sd}, verdict(against, of)
+
+
+def main(
+    what: tuple[str, ...],
+    /,
+    data: str = "cifar100",
+    out: str = "figures/results/assess",
+    results: str = "figures/results",
+    probe: bool = True,
+    resamplings: int = 1000,
+    seed: int = 0,
+    threads: int = 0,
+) -> None:
+    """Assess embeddings: a record and pictures of each under OUT, and one table of all.
+
+    Args:
+        what: .npz, .safetensors, timm:NAME, random:NAME or pixels; several may be given.
+        data: images and semantic reference.
+        out: folder of records and pictures.
+        results: folder of run records, for the floor.
+        probe: also fit linear probes.
+        resamplings: behind intervals.
+        seed: of views and random weights.
+        threads: of torch; 0 leaves its default.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    if not what:
+        raise SystemExit("sagkit.assess: nothing to assess: give pixels, timm:NAME, random:NAME, .npz or .safetensors")
+    command = " ".join(["python -m sagkit.assess", *sys.argv[1:]])
+    found = []
+    for one in what:
+        try:
+            given = assess(one, data, probe=probe, resamplings=resamplings, results=results, seed=seed)
+        except ValueError as error:
+            raise SystemExit(f"sagkit.assess: {error}") from None
+        found.append(given)
+        path = Path(out) / Path(data).stem / f"{file_name(one)}.json"
+        figures = {key: round(float(v), 5) if np.isfinite(v) else None for key, v in given.figures.items()}
+        record = {"what": one, "data": data, "seed": seed, "command": command, **provenance()}
+        write_record(path, record | {"verdict": given.verdict, "metrics": figures})
+        if given.scene:
+            plots.save(given.picture, path.with_name(f"{path.stem}-trees"))
+            plots.save(given.matrices, path.with_name(f"{path.stem}-matrices"))
+    if any("spearman_pairs" in one.figures and "knn" in one.figures for one in found):
+        plots.save(tradeoff(found), Path(out) / Path(data).stem / "tradeoff")
+    print(table(found))
+
+
+def file_name(what: str) -> str:
+    """A file name for a thing: its path without suffix and folders' separators."""
+    return str(what).removesuffix(".npz").removesuffix(".safetensors").strip("./").replace("/", "_").replace(":", "_")
+
+
+if __name__ == "__main__":
+    import tyro
+
+    tyro.cli(main, prog="python -m sagkit.assess")
