@@ -39,7 +39,8 @@ def scatter(panels: Mapping[str, np.ndarray], labels, names: Sequence[str]) -> P
         bare(axis)
         for i, name in enumerate(names):
             chosen = labels == i
-            colour, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
+            # From the ninth name on, markers are shifted against colours, so that up to 64 pairs differ.
+            colour, marker = PALETTE[i % len(PALETTE)], MARKERS[(i + i // len(PALETTE)) % len(MARKERS)]
             axis.scatter(*xy[chosen].T, s=area, alpha=0.65, color=colour, marker=marker, linewidths=0, label=name)
         axis.set_title(title)
     figure.legend(
