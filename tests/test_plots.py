@@ -80,7 +80,7 @@ def test_twenty_labels_have_twenty_looks():
 
 
 def test_intervals_are_as_wide_as_told_and_a_row_without_one_has_no_bar():
-    rows = {"a": ([0.1, 0.2, 0.6], 0.3, 0.25), "b": ([1.0, 2.0], 1.5, None)}
+    rows = {"a": ([0.1, 0.2, 0.6], 0.3, (0.05, 0.55)), "b": ([1.0, 2.0], 1.5, None)}
     axis = plots.intervals({"Spearman": rows}, nothing=0.0).axes[0]
     drawn = [line.get_xydata() for line in axis.lines]
     np.testing.assert_allclose(drawn[0][:, 0], [0, 0])  # the line of no effect
@@ -88,7 +88,8 @@ def test_intervals_are_as_wide_as_told_and_a_row_without_one_has_no_bar():
     np.testing.assert_allclose(drawn[2], [[0.05, 0], [0.55, 0]])
     np.testing.assert_allclose(drawn[3], [[0.3, 0]])
     assert [len(xy) for xy in drawn[4:]] == [2, 1]  # seeds and their mean, no bar
-    assert [text.get_text() for text in axis.get_yticklabels()] == ["a", "b"] and axis.yaxis_inverted()
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["a", "b"]
+    assert axis.yaxis_inverted()
     with pytest.raises(ValueError, match="give all panels the same"):
         plots.intervals({"x": rows, "y": {"a": rows["a"]}})
 

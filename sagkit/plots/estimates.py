@@ -1,6 +1,6 @@
 """Estimates with their intervals, one row each: what a table says, to be seen at a glance.
 
-    a faint mark is one seed, a strong one their mean, the bar its interval; a dashed line is the value that means nothing
+    a faint mark is one seed, a strong one their mean, the bar its interval; a dashed line is the value of no effect
 
 A row without an interval has no bar: two seeds have a mean and no interval worth drawing. [K]
 """
@@ -14,11 +14,11 @@ from sagkit.plots.style import FAINT, INK, MARKERS, PALETTE, Picture, grid_of, s
 
 @styled
 def intervals(
-    panels: Mapping[str, Mapping[str, tuple[Sequence[float], float, float | None]]],
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], float, tuple[float, float] | None]]],
     nothing: float | None = None,
     unit: str = "",
 ) -> Picture:
-    """One panel per figure of merit, one row per name: (values, centre, half-width of the interval or None).
+    """One panel per figure of merit, one row per name: (values, centre, (low, high) or None).
 
     Args:
         panels: rows by title; every panel has the rows of the first, in its order.
@@ -36,11 +36,11 @@ def intervals(
     for axis, (title, rows) in zip(axes[0], panels.items(), strict=True):
         if nothing is not None:
             axis.axvline(nothing, color=INK, lw=1, ls="--", zorder=0)
-        for i, (values, centre, half) in enumerate(rows.values()):
+        for i, (values, centre, interval) in enumerate(rows.values()):
             colour, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
             axis.plot(values, [i + 0.22] * len(values), ls="none", marker="|", ms=7, color=FAINT, mew=1.5)
-            if half is not None:
-                axis.plot([centre - half, centre + half], [i, i], color=colour, lw=2.5, solid_capstyle="butt")
+            if interval is not None:
+                axis.plot(interval, [i, i], color=colour, lw=2.5, solid_capstyle="butt")
             axis.plot([centre], [i], color=colour, marker=marker, ms=7)
         axis.set_title(title)
         axis.set_xlabel(unit)
