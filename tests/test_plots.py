@@ -72,6 +72,13 @@ def test_a_scatter_puts_every_point_under_its_label():
         np.testing.assert_array_equal(points.get_offsets(), xy[labels == i])
 
 
+def test_points_without_a_label_are_the_others():
+    xy, labels = np.random.default_rng(0).normal(size=(30, 2)), np.arange(30) % 3 - 1
+    others, *named = plots.scatter({"map": xy}, labels, ["p", "q"]).axes[0].collections
+    np.testing.assert_array_equal(others.get_offsets(), xy[labels == -1])
+    assert [points.get_label() for points in (others, *named)] == ["others", "p", "q"]
+
+
 def test_twenty_labels_have_twenty_looks():
     xy, labels = np.random.default_rng(0).normal(size=(20, 2)), np.arange(20)
     points = plots.scatter({"map": xy}, labels, [str(i) for i in labels]).axes[0].collections
