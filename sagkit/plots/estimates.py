@@ -45,6 +45,7 @@ def intervals(
         axis.set_title(title)
         axis.set_xlabel(unit)
         axis.margins(x=0.12)
+        axis.locator_params(axis="x", nbins=4)
         axis.set_yticks(range(len(names)), names)
         axis.tick_params(axis="y", length=0)
         axis.set_ylim(len(names) - 0.5, -0.5)
