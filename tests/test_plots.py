@@ -72,6 +72,35 @@ def test_a_scatter_puts_every_point_under_its_label():
         np.testing.assert_array_equal(points.get_offsets(), xy[labels == i])
 
 
+def test_points_without_a_label_are_the_others():
+    xy, labels = np.random.default_rng(0).normal(size=(30, 2)), np.arange(30) % 3 - 1
+    others, *named = plots.scatter({"map": xy}, labels, ["p", "q"]).axes[0].collections
+    np.testing.assert_array_equal(others.get_offsets(), xy[labels == -1])
+    assert [points.get_label() for points in (others, *named)] == ["others", "p", "q"]
+
+
+def test_twenty_labels_have_twenty_looks():
+    xy, labels = np.random.default_rng(0).normal(size=(20, 2)), np.arange(20)
+    points = plots.scatter({"map": xy}, labels, [str(i) for i in labels]).axes[0].collections
+    looks = {(tuple(p.get_facecolor()[0]), p.get_paths()[0].vertices.tobytes()) for p in points}
+    assert len(looks) == 20
+
+
+def test_intervals_are_as_wide_as_told_and_a_row_without_one_has_no_bar():
+    rows = {"a": ([0.1, 0.2, 0.6], 0.3, (0.05, 0.55)), "b": ([1.0, 2.0], 1.5, None)}
+    axis = plots.intervals({"Spearman": rows}, nothing=0.0).axes[0]
+    drawn = [line.get_xydata() for line in axis.lines]
+    np.testing.assert_allclose(drawn[0][:, 0], [0, 0])  # the line of no effect
+    np.testing.assert_allclose(drawn[1][:, 0], [0.1, 0.2, 0.6])  # one faint mark a seed
+    np.testing.assert_allclose(drawn[2], [[0.05, 0], [0.55, 0]])
+    np.testing.assert_allclose(drawn[3], [[0.3, 0]])
+    assert [len(xy) for xy in drawn[4:]] == [2, 1]  # seeds and their mean, no bar
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["a", "b"]
+    assert axis.yaxis_inverted()
+    with pytest.raises(ValueError, match="give all panels the same"):
+        plots.intervals({"x": rows, "y": {"a": rows["a"]}})
+
+
 def test_heatmaps_and_curves_hold_their_values():
     matrix = np.arange(9.0).reshape(3, 3)
     np.testing.assert_array_equal(plots.heatmaps({"m": matrix}).axes[0].images[0].get_array(), matrix)

@@ -31,20 +31,25 @@ def image_grid(
 
 @styled
 def scatter(panels: Mapping[str, np.ndarray], labels, names: Sequence[str]) -> Picture:
-    """One panel per embedding (N, 2), points coloured and shaped by label."""
+    """One panel per embedding (N, 2), points coloured and shaped by label; those of label -1 are faint, behind."""
     figure, axes = grid_of(4.6 * len(panels), 4.6, len(panels))
     labels = np.asarray(labels)
+    others = labels < 0
     area = min(30, max(9, 6000 / len(labels)))  # few points are drawn larger
     for axis, (title, xy) in zip(axes[0], panels.items(), strict=True):
         bare(axis)
+        if others.any():
+            axis.scatter(*xy[others].T, s=area, alpha=0.6, color=FAINT, linewidths=0, label="others", zorder=0)
         for i, name in enumerate(names):
             chosen = labels == i
-            colour, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
-            axis.scatter(*xy[chosen].T, s=area, alpha=0.65, color=colour, marker=marker, linewidths=0, label=name)
+            # From the ninth name on, markers are shifted against colours, so that up to 64 pairs differ.
+            look = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[(i + i // len(PALETTE)) % len(MARKERS)]}
+            size, alpha = (2.5 * area, 0.9) if others.any() else (area, 0.65)
+            axis.scatter(*xy[chosen].T, s=size, alpha=alpha, linewidths=0, label=name, **look)
         axis.set_title(title)
-    figure.legend(
-        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=min(6, len(names)), markerscale=2
-    )
+    handles, shown = axes[0, 0].get_legend_handles_labels()
+    fits = int(4.6 * len(panels) / (0.5 + 0.08 * max(map(len, shown))))  # inches of figure and of an entry
+    figure.legend(handles, shown, loc="outside lower center", ncols=max(1, min(6, fits, len(shown))), markerscale=1.5)
     return figure
 
 
@@ -100,7 +105,10 @@ def curves(
             axis.fill_between(x, y - half, y + half, color=look["color"], alpha=0.18, linewidth=0)
     axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)
-    axis.legend()
+    if len(series) > 3:  # as many lines leave no free corner
+        figure.legend(loc="outside right upper")
+    else:
+        axis.legend()
     return figure
 
 
