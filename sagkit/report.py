@@ -1,7 +1,7 @@
 """Tables from run records: mean and spread over seeds, one row per method and variant.
 
     python -m sagkit.report                          print every table
-    python -m sagkit.report --cost                   and what each row cost to train
+    python -m sagkit.report --cost                   and what each row cost to train; --images, --batch, --price
     python -m sagkit.report --write README.md        and set the tables between that file's marks
     python -m sagkit.report --reevaluate             first rewrite the metrics of records with a stored encoder
 
@@ -19,6 +19,7 @@ import pandas as pd
 from scipy.stats import t as student
 
 from sagkit.checkpoint import write_text
+from sagkit.cost import costs, extrapolated
 from sagkit.markdown import fill_marked, to_markdown
 from sagkit.record import provenance, read_records, write_record
 from sagkit.speed import TABLES, read_bench
@@ -46,6 +47,7 @@ FREE = {
     "readout_every",
     "snapshots",
     "probe",
+    "resamplings",
 }
 PERCENT = {"knn", "linear", "superclass_knn", "superclass_linear"}
 
@@ -102,26 +104,6 @@ def table(records: list[dict]) -> pd.DataFrame:
             cells[title] = Summary.over(values).show(key in PERCENT) if len(values) == len(runs) else "not measured"
         shown[name] = cells
     return pd.DataFrame.from_dict(shown, orient="index").rename_axis("method")
-
-
-def costs(records: list[dict]) -> pd.DataFrame:
-    """What the rows of the same table cost to train, means over seeds; text cells."""
-
-    def mean(runs, key):
-        return sum(run[key] or 0 for run in runs) / len(runs)
-
-    shown = {
-        name: {
-            "encoder": runs[0]["config"]["encoder"],
-            "parameters": f"{runs[0]['parameters']:,}",
-            "core-min": f"{mean(runs, 'core_seconds') / 60:.1f}",
-            "images/s": f"{mean(runs, 'images_per_second'):,.0f}",
-            "graph, walk, rebuild": f"{mean(runs, 'walk_share'):.2%}",
-        }
-        for name, runs in rows_of(records).items()
-        if runs[0]["config"]["epochs"] > 0
-    }
-    return pd.DataFrame.from_dict(shown, orient="index").rename_axis("cost")
 
 
 def differences(records: list[dict], baseline: str = "vicreg") -> pd.DataFrame:
@@ -210,19 +192,32 @@ def rewrite_metrics(records: list[dict], data_root: str | None = None) -> None:
         bank = load_bank(config["data"], config["split"], root=data_root)
         queries = load_images(config["data"], record["evaluated_on"], root=data_root)
         encoder = load_encoder(path.with_suffix(".safetensors"))
-        metrics = evaluate(encoder, bank, queries, config["data"], config["probe"], config["seed"])
+        metrics = evaluate(
+            encoder, bank, queries, config["data"], config["probe"], config["seed"], config.get("resamplings", 1000)
+        )
         record["metrics"] = {name: round(float(value), 5) for name, value in metrics.items()}
         record["evaluated_commit"] = provenance()["commit"]
         write_record(path, record)
         print(f"evaluated {path}")
 
 
-def main(results: str = "figures/results", write: str = "", reevaluate: bool = False, cost: bool = False) -> None:
+def main(
+    results: str = "figures/results",
+    write: str = "",
+    reevaluate: bool = False,
+    cost: bool = False,
+    images: int | None = None,
+    batch: int | None = None,
+    price: float | None = None,
+) -> None:
     """Print tables from run records.
 
     Args:
         results: folder of run records.
-        cost: also print what each row cost to train.
+        cost: also print what each row cost to train, and what it would cost at another size.
+        images: training images to extrapolate to; as recorded where not given.
+        batch: images per step to extrapolate to; likewise.
+        price: of one hour of the machine, in any currency.
         write: a Markdown file whose marked tables are set anew.
         reevaluate: first rewrite the metrics of records whose encoder is stored.
     """
@@ -235,7 +230,8 @@ def main(results: str = "figures/results", write: str = "", reevaluate: bool = F
     for profile, train_set in sorted(groups(records)):
         print(f"{profile} / {train_set}\n\n{render(profile, train_set, records)}\n")
         if cost:
-            print(f"{to_markdown(costs(groups(records)[profile, train_set]))}\n")
+            rows = rows_of(groups(records)[profile, train_set])
+            print(f"{to_markdown(costs(rows))}\n\n{extrapolated(rows, images, batch, price)}\n")
     if write:
         write_text(write, fill(Path(write).read_text(), records, results))
 
