@@ -58,6 +58,8 @@ MAY_IMPORT = {
         },
         *{"record", "retrieve", "train", "trainer"},
     },
+    "search": {"build", "config", "evaluate", "graph", "train"},
+    "tune": {"config", "record", "regret", "search"},
     "train": {"build", "config", "data", "doctor", "evaluate", "model", "record", "subsets", "timing", "trainer"},
 }
 
@@ -103,7 +105,7 @@ def test_the_rules_name_modules_that_exist_and_leave_no_circle():
 
 def test_only_what_makes_a_trainer_reads_configuration():
     readers = {part(name) for name, path in MODULES.items() if "config" in imports_of(path)}
-    assert readers == {"build", "doctor", "pilot", "train", "trainer"}
+    assert readers == {"build", "doctor", "pilot", "search", "train", "trainer", "tune"}
 
 
 def loaded_by(code: str) -> set[str]:
