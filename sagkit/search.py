@@ -26,6 +26,7 @@ from optuna.trial import TrialState
 
 from sagkit.build import SCOPES, WALKING, check
 from sagkit.config import Config
+from sagkit.data import ImageSet, load_images
 from sagkit.evaluate import label_free
 from sagkit.graph import KERNELS
 from sagkit.train import fit
@@ -108,8 +109,12 @@ def open_study(search: Search) -> optuna.Study:
 
 def work(search: Search, trials: int, until: float = float("inf")) -> None:
     """Train trials until the study has `trials` of them or the clock shows `until`; any number of processes may."""
+    base = search.base
+    places = {"train": base.split, "queries": "test" if base.split == "train" else "val"}
+    # Once for all trials, and before any is asked: data that cannot be had is no trial's fault.
+    images = {name: load_images(base.data, split, root=base.data_root or None) for name, split in places.items()}
     while time.time() < until and (asked := _ask(search, trials)) is not None:
-        _answer(search, *asked)
+        _answer(search, images, *asked)
 
 
 def _ask(search: Search, trials: int) -> tuple[optuna.Study, optuna.Trial, int] | None:
@@ -119,7 +124,6 @@ def _ask(search: Search, trials: int) -> tuple[optuna.Study, optuna.Trial, int] 
         for trial in study.get_trials(states=(TrialState.RUNNING,)):
             if not _alive(trial.user_attrs):
                 slot = trial.user_attrs.get("slot", _slots(study, before=trial.number))
-                study._storage.set_trial_user_attr(trial._trial_id, "interrupted", True)
                 study.tell(trial.number, state=TrialState.FAIL)
                 study.enqueue_trial(trial.params, user_attrs={"slot": slot})
         waiting = study.get_trials(states=(TrialState.WAITING,))
@@ -133,13 +137,13 @@ def _ask(search: Search, trials: int) -> tuple[optuna.Study, optuna.Trial, int] 
     return study, trial, slot
 
 
-def _answer(search: Search, study: optuna.Study, trial: optuna.Trial, slot: int) -> None:
+def _answer(search: Search, images: dict[str, ImageSet], study: optuna.Study, trial: optuna.Trial, slot: int) -> None:
     """Train and judge one trial, and tell the study."""
     config, reported = search.config(slot, trial.params), set()
 
     def after_epoch(trainer) -> None:
-        images, seed = trainer.train.images, config.seed
-        found = label_free(trainer.method.encoder, images, seed, READOUT_IMAGES)["label_free"]
+        shown, seed = trainer.train.images, config.seed
+        found = label_free(trainer.method.encoder, shown, seed, READOUT_IMAGES)["label_free"]
         trainer.log[-1]["pruning_score"] = found
         trial.set_user_attr("core_seconds", round(trainer.clock.core_seconds, 2))
         for entry in trainer.log:  # those of before an interruption, too
@@ -151,7 +155,7 @@ def _answer(search: Search, study: optuna.Study, trial: optuna.Trial, slot: int)
             raise optuna.TrialPruned
 
     try:
-        record = fit(config, progress=False, after_epoch=after_epoch).record
+        record = fit(config, **images, progress=False, after_epoch=after_epoch).record
     except optuna.TrialPruned:
         study.tell(trial, state=TrialState.PRUNED)
     except ValueError as error:
@@ -165,7 +169,12 @@ def _answer(search: Search, study: optuna.Study, trial: optuna.Trial, slot: int)
 def _slots(study: optuna.Study, before: int | None = None) -> int:
     """Slots that are taken: trials without those that died and were asked again."""
     trials = study.get_trials(deepcopy=False)[:before]
-    return sum("interrupted" not in trial.user_attrs for trial in trials)
+    return sum(not asked_again(trial) for trial in trials)
+
+
+def asked_again(trial) -> bool:
+    """Whether a trial died with its process: one that failed for a reason has the reason."""
+    return trial.state == TrialState.FAIL and "error" not in trial.user_attrs
 
 
 def _alive(attrs: dict) -> bool:

@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 from sagkit.config import configure
 from sagkit.record import provenance, record_path, write_record
 from sagkit.regret import choose, regret
-from sagkit.search import Search, open_study, work
+from sagkit.search import Search, asked_again, open_study, work
 
 NAMES = ("default", "vicreg")  # of the slots that are asked first
 SCORES = ("label_free", "spearman_pairs", "kendall_pairs", "spearman_centroid", "knn", "superclass_knn")
@@ -70,7 +70,7 @@ def summary(search: Search) -> dict:
     Raises:
         ValueError: where no trial was finished.
     """
-    trials = [t for t in search.study().get_trials() if "interrupted" not in t.user_attrs and t.state.is_finished()]
+    trials = [t for t in search.study().get_trials() if t.state.is_finished() and not asked_again(t)]
     rows = sorted((_row(search, trial) for trial in trials), key=lambda row: row["slot"])
     done = [row for row in rows if row["state"] == "complete"]
     if not done:

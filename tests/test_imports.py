@@ -58,7 +58,7 @@ MAY_IMPORT = {
         },
         *{"record", "retrieve", "train", "trainer"},
     },
-    "search": {"build", "config", "evaluate", "graph", "train"},
+    "search": {"build", "config", "data", "evaluate", "graph", "train"},
     "tune": {"config", "record", "regret", "search"},
     "train": {"build", "config", "data", "doctor", "evaluate", "model", "record", "subsets", "timing", "trainer"},
 }
