@@ -74,9 +74,10 @@ class Config:
     snapshots: bool = False  # also keep the encoder after epochs 1, 2, 4, 8, ..., for a zoo of embeddings
     readout_every: int = 5  # epochs between kNN and structure readouts; 0: never
     probe: bool = True  # fit the linear probe in the final evaluation
+    resamplings: int = 1000  # of classes and images, behind the final evaluation's intervals; 0: none
     accelerator: str = "auto"  # Lightning Fabric: auto, cpu, cuda, mps
     devices: int = 1  # processes
-    precision: str = "auto"  # bf16-mixed, 16-mixed, 32-true; auto: see trainer.native_precision
+    precision: str = "auto"  # bf16-mixed, 16-mixed, 32-true; auto: see build.native_precision
     threads: int = 0  # CPU threads; 0: PyTorch's choice
     data_root: str = ""  # where CIFAR lies; empty: SAGKIT_DATA
     results: str = "figures/results"  # run records

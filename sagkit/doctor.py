@@ -26,10 +26,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sagkit.build import make_fabric
 from sagkit.checkpoint import load_state
 from sagkit.config import Config
 from sagkit.data import ImageSet
-from sagkit.trainer import Trainer, make_fabric
+from sagkit.trainer import Trainer
 from sagkit.walk import Pairs
 
 LEAST_SPREAD = 0.02

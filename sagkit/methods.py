@@ -170,6 +170,7 @@ class Walks(TwoViews):
     ):
         super().__init__(*method, **fields)
         self.pairing, self.ramp, self.keep, self.queue = pairing, ramp, keep, queue
+        pairing.watch = self.watch  # "graph" apart from "walk"
 
     def second_images(self, index: Tensor, epoch: float, generator: torch.Generator) -> Tensor:
         if isinstance(self.pairing, OraclePairing):  # the one pairing that has to know which images it sees

@@ -14,6 +14,7 @@ generator to store; the two wider scopes, `Queue` and `DatasetPairing`, are this
 from __future__ import annotations
 
 from collections import deque
+from contextlib import nullcontext
 
 import torch
 from jaxtyping import Float, Int
@@ -53,6 +54,11 @@ def check_settings(
         raise ValueError(f"confident must be a fraction in (0, 1], got {confident}: 1 keeps every pair")
 
 
+def untimed(part: str) -> nullcontext:
+    """The stopwatch of a pairing that nobody times."""
+    return nullcontext()
+
+
 class WalkPairing(nn.Module):
     """Chooses further positive pairs inside a batch by weighted random walks on its similarity graph.
 
@@ -70,7 +76,10 @@ class WalkPairing(nn.Module):
         confident: fraction of a batch's pairs, those of largest weight, that keep it; the rest weighs 0.
 
     The module has no parameters. Its state dict holds the number of calls so far and belongs in the checkpoint.
+    `watch`, a context manager by part, may be set to time "graph".
     """
+
+    watch = staticmethod(untimed)
 
     def __init__(
         self,
@@ -117,7 +126,8 @@ class WalkPairing(nn.Module):
         anchors = torch.arange(len(nodes), device=nodes.device)
         if bank is not None:
             nodes = torch.cat([nodes, bank.float()])
-        graph = self.graph_of(nodes)
+        with self.watch("graph"):
+            graph = self.graph_of(nodes)
         generator = torch.Generator(ha.device).manual_seed(self.seed * 1_000_003 + step)
         pairs = sample_pairs(
             graph, self.length, self.walks, generator, anchors=anchors, restart=self.restart, unique=self.unique

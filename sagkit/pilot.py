@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from sagkit.anomaly import auroc, knn_anomaly, mahalanobis_anomaly, walk_anomaly
 from sagkit.augment import Augmentation, two_views
+from sagkit.build import make_fabric, native_precision
 from sagkit.checkpoint import write_text
 from sagkit.config import Config, configure
 from sagkit.data import ImageSet, load_images
@@ -36,7 +37,7 @@ from sagkit.pilotpage import Findings, findings_page
 from sagkit.record import load_encoder
 from sagkit.retrieve import Index, embed, near_duplicates, precision_at, save_embedding, write_neighbors, write_scores
 from sagkit.train import Run, fit
-from sagkit.trainer import Trainer, make_fabric, native_precision
+from sagkit.trainer import Trainer
 
 SCORES = {"neighbours": knn_anomaly, "Mahalanobis": mahalanobis_anomaly, "walks": walk_anomaly}
 LEAST_EPOCHS, MOST_EPOCHS = 10, 400

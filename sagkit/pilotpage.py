@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import resource
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +13,7 @@ from sagkit.doctor import Diagnosis
 from sagkit.metrics.labelfree import StructureScore
 from sagkit.page import page, paragraph, strip, table
 from sagkit.retrieve import Embedding
+from sagkit.timing import peak_memory
 
 EXAMPLES, NEIGHBORS = 6, 8  # searches shown, pictures found in each
 STRANGEST = 20  # two rows of the page
@@ -182,7 +182,7 @@ def _anomalies(found: Findings) -> list[str]:
 def _cost(found: Findings) -> list[str]:
     rows = [[name, value] for name, value in found.seconds.items()]
     rows.append(["sum", sum(found.seconds.values())])
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    memory = peak_memory()["host"] / 2**10
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
     text = f"On {device}, {torch.get_num_threads()} threads; at most {memory:.1f} GB of memory."
     if found.estimate is not None:

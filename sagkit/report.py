@@ -1,7 +1,7 @@
 """Tables from run records: mean and spread over seeds, one row per method and variant.
 
     python -m sagkit.report                          print every table
-    python -m sagkit.report --cost                   and what each row cost to train
+    python -m sagkit.report --cost                   and what each row cost to train; --images, --batch, --price
     python -m sagkit.report --write README.md        and set the tables between that file's marks
     python -m sagkit.report --reevaluate             first rewrite the metrics of records with a stored encoder
 
@@ -22,6 +22,7 @@ from scipy.stats import t as student
 
 from sagkit import purity, validity
 from sagkit.checkpoint import write_text
+from sagkit.cost import costs, extrapolated
 from sagkit.markdown import fill_marked, to_markdown
 from sagkit.record import provenance, read_records, write_record
 from sagkit.speed import TABLES, read_bench
@@ -49,6 +50,7 @@ FREE = {
     "readout_every",
     "snapshots",
     "probe",
+    "resamplings",
 }
 PROBES = {"linear", "superclass_linear"}
 PERCENT = {"knn", "superclass_knn"} | PROBES
@@ -106,26 +108,6 @@ def table(records: list[dict]) -> pd.DataFrame:
             cells[title] = Summary.over(values).show(key in PERCENT) if len(values) == len(runs) else "not measured"
         shown[name] = cells
     return pd.DataFrame.from_dict(shown, orient="index").rename_axis("method")
-
-
-def costs(records: list[dict]) -> pd.DataFrame:
-    """What the rows of the same table cost to train, means over seeds; text cells."""
-
-    def mean(runs, key):
-        return sum(run[key] or 0 for run in runs) / len(runs)
-
-    shown = {
-        name: {
-            "encoder": runs[0]["config"]["encoder"],
-            "parameters": f"{runs[0]['parameters']:,}",
-            "core-min": f"{mean(runs, 'core_seconds') / 60:.1f}",
-            "images/s": f"{mean(runs, 'images_per_second'):,.0f}",
-            "graph, walk, rebuild": f"{mean(runs, 'walk_share'):.2%}",
-        }
-        for name, runs in rows_of(records).items()
-        if runs[0]["config"]["epochs"] > 0
-    }
-    return pd.DataFrame.from_dict(shown, orient="index").rename_axis("cost")
 
 
 def differences(records: list[dict], baseline: str = "vicreg") -> pd.DataFrame:
@@ -219,7 +201,8 @@ def rewrite_metrics(records: list[dict], data_root: str | None = None, probe: bo
         bank = banks(config["data"], config["split"], root=data_root)
         queries = images(config["data"], record["evaluated_on"], root=data_root)
         encoder = load_encoder(path.with_suffix(".safetensors"))
-        metrics = evaluate(encoder, bank, queries, config["data"], config["probe"] and probe, config["seed"])
+        asked, resamplings = config["probe"] and probe, config.get("resamplings", 1000)
+        metrics = evaluate(encoder, bank, queries, config["data"], asked, config["seed"], resamplings)
         kept = {} if probe else {name: record["metrics"][name] for name in PROBES & record["metrics"].keys()}
         record["metrics"] = {name: round(float(value), 5) for name, value in metrics.items()} | kept
         record["evaluated_commit"] = provenance()["commit"]
@@ -228,13 +211,23 @@ def rewrite_metrics(records: list[dict], data_root: str | None = None, probe: bo
 
 
 def main(
-    results: str = "figures/results", write: str = "", reevaluate: bool = False, probe: bool = True, cost: bool = False
+    results: str = "figures/results",
+    write: str = "",
+    reevaluate: bool = False,
+    probe: bool = True,
+    cost: bool = False,
+    images: int | None = None,
+    batch: int | None = None,
+    price: float | None = None,
 ) -> None:
     """Print tables from run records.
 
     Args:
         results: folder of run records.
-        cost: also print what each row cost to train.
+        cost: also print what each row cost to train, and what it would cost at another size.
+        images: training images to extrapolate to; as recorded where not given.
+        batch: images per step to extrapolate to; likewise.
+        price: of one hour of the machine, in any currency.
         write: a Markdown file whose marked tables are set anew.
         reevaluate: first rewrite the metrics of records whose encoder is stored.
         probe: and with them those of the linear probes, the slowest part.
@@ -248,7 +241,8 @@ def main(
     for profile, train_set in sorted(groups(records)):
         print(f"{profile} / {train_set}\n\n{render(profile, train_set, records)}\n")
         if cost:
-            print(f"{to_markdown(costs(groups(records)[profile, train_set]))}\n")
+            rows = rows_of(groups(records)[profile, train_set])
+            print(f"{to_markdown(costs(rows))}\n\n{extrapolated(rows, images, batch, price)}\n")
     if write:
         write_text(write, fill(Path(write).read_text(), records, results))
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
+import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from sagkit.build import check, make_fabric, native_precision
 from sagkit.config import Config, configure
 from sagkit.data import ImageSet, load_bank, load_images
 from sagkit.doctor import examine_run, tell
@@ -23,7 +26,8 @@ from sagkit.evaluate import evaluate, label_free, local, references, structure
 from sagkit.model import Encoder, extract_features
 from sagkit.record import load_encoder, provenance, save_encoder, snapshot_path, write_record
 from sagkit.subsets import family
-from sagkit.trainer import Trainer, check, make_fabric, native_precision, stream
+from sagkit.timing import peak_memory
+from sagkit.trainer import Trainer, stream
 
 READOUT_BANK, READOUT_QUERIES = 5000, 1000
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # else every fit announces its precision
@@ -38,7 +42,13 @@ class Run:
     path: Path
 
 
-def fit(config: Config, train: ImageSet | None = None, queries: ImageSet | None = None, progress: bool = True) -> Run:
+def fit(
+    config: Config,
+    train: ImageSet | None = None,
+    queries: ImageSet | None = None,
+    progress: bool = True,
+    after_epoch: Callable[[Trainer], None] | None = None,
+) -> Run:
     """Train, evaluate and record one run; continue it if a checkpoint of the same configuration exists.
 
     Args:
@@ -46,6 +56,7 @@ def fit(config: Config, train: ImageSet | None = None, queries: ImageSet | None 
         train: training images; loaded by `config.data` when not given.
         queries: images to evaluate on; likewise (test, or validation under split "fit").
         progress: show a progress bar on standard error.
+        after_epoch: called before each epoch's checkpoint; may add to `trainer.log[-1]`, and stops the run by raising.
 
     Raises:
         ValueError: for impossible settings, a batch larger than the data, or a loss that is not finite.
@@ -71,8 +82,12 @@ def fit(config: Config, train: ImageSet | None = None, queries: ImageSet | None 
     bar, told = _bar(config, trainer, progress and fabric.is_global_zero), set()
     for epoch in range(trainer.epoch, config.epochs):
         trainer.run_epoch(bar)
+        begin = time.perf_counter()
         if config.readout_every and ((epoch + 1) % config.readout_every == 0 or epoch + 1 == config.epochs):
             trainer.log[-1] |= readout(trainer.method.encoder, train, config)
+        if after_epoch is not None:
+            after_epoch(trainer)
+        trainer.clock.add(0.0, 0.0, 0, {"evaluation": time.perf_counter() - begin})
         bar.set_postfix({k: f"{v:.3f}" for k, v in trainer.log[-1].items() if k in ("loss", "knn", "spearman_pairs")})
         if config.snapshots and fabric.is_global_zero and (epoch + 1) & epoch == 0:
             save_encoder(snapshot_path(trainer.path, epoch + 1), trainer.method.encoder, config.encoder)
@@ -112,7 +127,10 @@ def finish(trainer: Trainer, queries: ImageSet) -> Run:
     bank = trainer.train
     if family(config.data) != config.data:  # part of a data set: labels of all of it may be used to judge
         bank = load_bank(config.data, config.split, config.data_root or None)
-    metrics = evaluate(encoder, bank, queries, config.data, config.probe, config.seed)
+    begin = time.perf_counter()
+    metrics = evaluate(encoder, bank, queries, config.data, config.probe, config.seed, config.resamplings)
+    clock.add(0.0, 0.0, 0, {"evaluation": time.perf_counter() - begin})
+    walking = sum(clock.parts.get(part, 0.0) for part in ("graph", "walk", "rebuild"))
     record = {
         "method": config.method,
         "variant": config.variant,
@@ -123,8 +141,11 @@ def finish(trainer: Trainer, queries: ImageSet) -> Run:
         "evaluated_on": "test" if config.split == "train" else "val",
         "core_seconds": round(clock.core_seconds, 1),
         "images_per_second": round(clock.images / clock.seconds, 1) if clock.seconds else None,
-        "walk_share": round(clock.parts.get("walk", 0) / clock.seconds, 5) if clock.seconds else 0.0,
+        "walk_share": round(walking / clock.seconds, 5) if clock.seconds else 0.0,
+        "training_seconds": round(clock.seconds, 2),
         "seconds": {name: round(value, 2) for name, value in sorted(clock.parts.items())},
+        "peak_memory_mb": peak_memory(),
+        "images": len(trainer.train),
         "parameters": sum(p.numel() for p in trainer.method.encoder.parameters()),
         "command": "python -m sagkit.train " + shlex.join(flags(config)),
         "config": config.to_dict(),

@@ -23,11 +23,12 @@ from lightning_fabric import Fabric
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import to_pil_image
 
+from sagkit.build import native_precision
 from sagkit.config import configure
 from sagkit.data import ImageSet, load_images, shapes
 from sagkit.model import make_encoder
 from sagkit.record import provenance, write_record
-from sagkit.trainer import Trainer, native_precision
+from sagkit.trainer import Trainer
 
 ENCODER, BATCH, WARMUP_STEPS = "resnet10-w16", 512, 2
 

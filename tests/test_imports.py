@@ -39,16 +39,31 @@ MAY_IMPORT = {
     "widgets": {"graph", "views"},
     "figures": {"augment", "data", "graph", "hierarchy", "plots", "views", "walk"},
     "purity": {"augment", "data", "graph", "hierarchy", "markdown", "model", "record", "walk"},
-    "report": {"checkpoint", "data", "evaluate", "markdown", "purity", "record", "speed", "validity"},
-    "trainer": {"augment", "checkpoint", "config", "controls", "data", "distill"}
-    | {"hierarchy", "methods", "model", "optim", "pairing", "record", "subsets"},
-    "doctor": {"checkpoint", "config", "data", "trainer", "walk"},
-    "pilotpage": {"data", "doctor", "metrics", "page", "retrieve"},
+    "report": {"checkpoint", "cost", "data", "evaluate", "markdown", "purity", "record", "speed", "validity"},
+    "build": {"config", "controls", "distill", "methods", "model", "pairing"},
+    "trainer": {"augment", "build", "checkpoint", "config", "data", "hierarchy"}
+    | {"methods", "model", "optim", "record", "subsets"},
+    "doctor": {"build", "checkpoint", "config", "data", "trainer", "walk"},
+    "pilotpage": {"data", "doctor", "metrics", "page", "retrieve", "timing"},
     "pilot": {
-        *{"anomaly", "augment", "checkpoint", "config", "data", "doctor", "metrics", "model", "photos", "pilotpage"},
+        *{
+            "anomaly",
+            "augment",
+            "build",
+            "checkpoint",
+            "config",
+            "data",
+            "doctor",
+            "metrics",
+            "model",
+            "photos",
+            "pilotpage",
+        },
         *{"record", "retrieve", "train", "trainer"},
     },
-    "train": {"config", "data", "doctor", "evaluate", "model", "record", "subsets", "trainer"},
+    "search": {"build", "config", "data", "evaluate", "graph", "train"},
+    "tune": {"config", "record", "regret", "search"},
+    "train": {"build", "config", "data", "doctor", "evaluate", "model", "record", "subsets", "timing", "trainer"},
 }
 
 
@@ -93,7 +108,7 @@ def test_the_rules_name_modules_that_exist_and_leave_no_circle():
 
 def test_only_what_makes_a_trainer_reads_configuration():
     readers = {part(name) for name, path in MODULES.items() if "config" in imports_of(path)}
-    assert readers == {"doctor", "pilot", "train", "trainer"}
+    assert readers == {"build", "doctor", "pilot", "search", "train", "trainer", "tune"}
 
 
 def loaded_by(code: str) -> set[str]:

@@ -145,7 +145,7 @@ def test_features_reach_the_pairing_without_their_gradient():
 def test_parts_of_a_step_are_timed():
     method = build()
     method(*batch(0))
-    assert method.watch.read().keys() == {"encoder", "projector", "walk", "loss"}
+    assert method.watch.read().keys() == {"encoder", "projector", "graph", "walk", "loss"}
     assert method.watch.read() == {}
 
 

@@ -107,7 +107,7 @@ def test_a_folder_becomes_features_neighbours_scores_and_a_page(tmp_path, folder
         [float(row["Mahalanobis"]) for row in scores], mahalanobis_anomaly(kept.features), atol=1e-4
     )
     # Class folders score, and are not shown to training.
-    assert set(found.training["metrics"]) == {"label_free"}
+    assert set(found.training["metrics"]) == {"label_free", "label_free_low", "label_free_high"}
     assert found.precision.keys() == found.auroc.keys() == {"raw pixels", "untrained network", "this encoder"}
     assert int(found.odd.sum()) == 15
     text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sagkit.cost import costs
 from sagkit.markdown import to_markdown
 from sagkit.record import read_records, record_path, write_record
-from sagkit.report import Summary, costs, differences, fill, groups, main, render, table
+from sagkit.report import Summary, differences, fill, groups, main, render, rows_of, table
 from sagkit.speed import read_bench
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,14 +81,14 @@ def test_costs_are_means_over_seeds_of_trained_rows():
     runs = [{**record(seed=s), **spent, "config": {"epochs": 5, "encoder": "tiny"}} for s in range(2)]
     runs[1] |= {"core_seconds": 1200.0, "images_per_second": 600.0, "walk_share": 0.02}
     runs += [{**record(variant="random"), **spent, "config": {"epochs": 0, "encoder": "tiny"}}]
-    assert costs(runs).loc["vicreg"].to_dict() == {
+    assert costs(rows_of(runs)).loc["vicreg"].to_dict() == {
         "encoder": "tiny",
         "parameters": "300,000",
         "core-min": "15.0",
         "images/s": "500",
         "graph, walk, rebuild": "1.50%",
     }
-    assert "vicreg (random)" not in costs(runs).index
+    assert "vicreg (random)" not in costs(rows_of(runs)).index
 
 
 def test_filling_replaces_marked_tables_and_nothing_else():

@@ -10,6 +10,7 @@ from tiny import tiny
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from sagkit.augment import Augmentation
+from sagkit.build import build_method
 from sagkit.config import Config, configure
 from sagkit.data import ImageSet, shapes
 from sagkit.distill import DINO, IJEPA
@@ -18,7 +19,7 @@ from sagkit.methods import BarlowTwins, DatasetSAGBarlowTwins, DatasetSAGVICReg,
 from sagkit.model import Encoder, make_encoder, make_projector
 from sagkit.pairing import DatasetPairing, Queue, WalkPairing
 from sagkit.train import fit
-from sagkit.trainer import Trainer, build_method
+from sagkit.trainer import Trainer
 
 BLACK, DIM = 0, 77  # jitter leaves black black, and this grey between 0.18 and 0.43: never black, never solarised
 
