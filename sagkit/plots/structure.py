@@ -20,7 +20,7 @@ def trees(
     left: np.ndarray,
     right: np.ndarray,
     names: Sequence[str],
-    groups: Sequence[int],
+    groups,
     titles: Sequence[str] = ("embedding", "reference"),
 ) -> Picture:
     """Two trees over the same classes, face to face; a line joins the two places of each class.
@@ -31,7 +31,7 @@ def trees(
         left: scipy linkage (C - 1, 4), such as `metrics.tree.class_tree` of an embedding.
         right: likewise of the reference.
         names: of the C classes.
-        groups: (C,) group of each class; groups may be any hashable values.
+        groups: (C,) group of each class, numbers or words.
         titles: of the two trees.
 
     Raises:
@@ -63,14 +63,14 @@ def trees(
     return figure
 
 
-def _looks(groups: Sequence) -> dict:
+def _looks(groups) -> dict:
     """Colour and marker of each group; groups that share a colour differ in marker."""
     known = sorted(set(np.asarray(groups).tolist()))
     colours = [c for c in PALETTE if c != "#F0E442"]  # yellow is too faint for lines
     return {g: (colours[i % len(colours)], MARKERS[i // len(colours) % len(MARKERS)]) for i, g in enumerate(known)}
 
 
-def _tree(axis, tree: np.ndarray, groups: Sequence, look: Mapping, title: str, mirrored: bool) -> list[int]:
+def _tree(axis, tree: np.ndarray, groups, look: Mapping, title: str, mirrored: bool) -> list[int]:
     """Draw a tree with its leaves towards the middle; returns leaves from top to bottom."""
     from scipy.cluster.hierarchy import dendrogram as arrange
 
@@ -97,9 +97,7 @@ def _tree(axis, tree: np.ndarray, groups: Sequence, look: Mapping, title: str, m
 
 
 @styled
-def class_matrices(
-    panels: Mapping[str, np.ndarray], order: Sequence[int], groups: Sequence, ranks: bool = False
-) -> Picture:
+def class_matrices(panels: Mapping[str, np.ndarray], order, groups, ranks: bool = False) -> Picture:
     """Distances (C, C) of classes side by side, rows and columns in one order, with borders between groups.
 
     Args:
@@ -211,8 +209,8 @@ def _direct_labels(axis, places: Sequence[tuple[float, float]], names: Sequence[
 def validity_scatter(
     panels: Mapping[str, np.ndarray],
     semantic: np.ndarray,
-    kinds: Sequence[str],
-    intervals: np.ndarray | None = None,
+    kinds,
+    intervals=None,
 ) -> Picture:
     """Label-free score (x) against semantic score (y), one panel per score and one point per embedding.
 
