@@ -68,7 +68,7 @@ def assess(
         bank: (M, F) features of bare features' own kind whose labels kNN and probe may use, such as those of training
             images; without them one half of the rows serves the other.
         bank_labels: (M,) their classes.
-        name: of the row; empty for `what` itself.
+        name: of the row; empty for a short form of `what`.
         probe: also fit linear probes, the slowest part.
         resamplings: behind intervals; 0 leaves them out.
         results: folder of run records, for the floor of random networks.
@@ -81,7 +81,9 @@ def assess(
     """
     if isinstance(what, str | Path) and not str(what).endswith(".npz"):
         encoder, architecture = network(str(what), seed, weights)
-        return _of_network(name or str(what), encoder, architecture, data, probe, resamplings, results, root, seed)
+        return _of_network(
+            name or _short(str(what)), encoder, architecture, data, probe, resamplings, results, root, seed
+        )
     given = dict(zip(GIVEN, (labels, distances, changed, bank, bank_labels), strict=True))
     if isinstance(what, str | Path):
         found = stored(Path(what))
@@ -239,6 +241,11 @@ def main(
     if any("spearman_pairs" in one.figures and "knn" in one.figures for one in found):
         plots.save(tradeoff(found), Path(out) / Path(data).stem / "tradeoff")
     print(table(found))
+
+
+def _short(what: str) -> str:
+    """Name of a row: of a file its folder's folder (the profile, of a run record) and its own name."""
+    return "/".join([*Path(what).parts[-3:-2], Path(what).stem]) if what.endswith(".safetensors") else what
 
 
 def file_name(what: str) -> str:

@@ -40,7 +40,7 @@ def trees(
     count = len(names)
     if not len(left) + 1 == len(right) + 1 == len(groups) == count:
         raise ValueError(
-            f"trees of {len(left) + 1} and {len(right) + 1} leaves, {count} names, {len(groups)}: need one"
+            f"trees of {len(left) + 1} and {len(right) + 1} leaves, {count} names, groups {len(groups)}: need one number"
         )
     figure = Picture(figsize=(9.6, max(3.0, 0.13 * count + 0.8)))
     small = min(9.0, 900 / count)
