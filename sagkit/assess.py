@@ -18,22 +18,19 @@ random projections of the images. [K]
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sagkit import plots
 from sagkit.assessment import Assessment, scene_of, table, tradeoff
-from sagkit.data import ImageSet, load_bank, load_images, validation_split
+from sagkit.data import load_bank, load_images, validation_split
 from sagkit.evaluate import coarse_of, evaluate, labelled, local, references, structure
-from sagkit.metrics.compare import random_floor, verdict
+from sagkit.floors import projections, random_networks, with_floor
 from sagkit.metrics.labelfree import structure_score
-from sagkit.metrics.semantic import RankCorrelation
 from sagkit.metrics.tree import hierarchy_figures
 from sagkit.model import extract_features
 from sagkit.record import provenance, write_record
@@ -68,7 +65,7 @@ def assess(
         bank: (M, F) features of bare features' own kind whose labels kNN and probe may use, such as those of training
             images; without them one half of the rows serves the other.
         bank_labels: (M,) their classes.
-        name: of the row; empty for `what` itself.
+        name: of the row; empty for a short form of `what`.
         probe: also fit linear probes, the slowest part.
         resamplings: behind intervals; 0 leaves them out.
         results: folder of run records, for the floor of random networks.
@@ -81,7 +78,9 @@ def assess(
     """
     if isinstance(what, str | Path) and not str(what).endswith(".npz"):
         encoder, architecture = network(str(what), seed, weights)
-        return _of_network(name or str(what), encoder, architecture, data, probe, resamplings, results, root, seed)
+        return _of_network(
+            name or _short(str(what)), encoder, architecture, data, probe, resamplings, results, root, seed
+        )
     given = dict(zip(GIVEN, (labels, distances, changed, bank, bank_labels), strict=True))
     if isinstance(what, str | Path):
         found = stored(Path(what))
@@ -99,10 +98,10 @@ def _of_network(name, encoder, architecture, data, probe, resamplings, results, 
         return Assessment(name, figures, "no labels, so no floor", {})
     features, known = extract_features(encoder, queries.images), references(data, queries.class_names)
     primary = next(iter(known.values()), None)
-    scores, of = _random_networks(results, data, architecture, figures), "random networks"
-    if len(scores) < 2:
-        scores, of = _projections(queries, features.shape[1], primary), "random projections"
-    figures, said = _floor(figures, scores, of)
+    scores, of = random_networks(results, data, architecture, figures), "random networks"
+    if len(scores) < 2 and not isinstance(encoder, nn.Flatten):  # as wide a projection of pixels has pixels' distances
+        scores, of = projections(queries, features.shape[1], primary), "random projections"
+    figures, said = with_floor(figures, scores, of)
     coarse = coarse_of(data, queries.class_names)
     return Assessment(name, figures, said, scene_of(features, queries.labels, primary, queries.class_names, coarse))
 
@@ -125,8 +124,8 @@ def _of_features(name, x, given, data, probe, resamplings, root, seed) -> Assess
             group = None if coarse is None else coarse.numpy()
             figures |= {f"tree_{key}": v for key, v in hierarchy_figures(x, y, primary, group).items()}
     figures |= _second_view(x, given["changed"], resamplings, seed)
-    scores = _projections(queries, x.shape[1], primary) if queries is not None else []
-    figures, said = _floor(figures, scores, "random projections")
+    scores = projections(queries, x.shape[1], primary) if queries is not None else []
+    figures, said = with_floor(figures, scores, "random projections")
     return Assessment(name, figures, said, scene_of(x, y, primary, classes, coarse))
 
 
@@ -157,36 +156,6 @@ def _second_view(x: Tensor, changed, resamplings: int, seed: int) -> dict[str, f
     found = structure_score(x, changed, bootstrap=resamplings, seed=seed)
     drawn = {"label_free_low": found.low, "label_free_high": found.high} if resamplings else {}
     return {"label_free": found.score} | drawn
-
-
-def _random_networks(results, data: str, architecture: str | None, figures) -> list[float]:
-    """Spearman over image pairs of the untrained networks of one architecture in the run records."""
-    if architecture is None or "spearman_pairs" not in figures:
-        return []
-    found = {}
-    for path in sorted(Path(results).glob("*/*/*-seed*.json")):
-        record = json.loads(path.read_text())
-        config = record.get("config", {})
-        alike = config.get("epochs") == 0 and config.get("encoder") == architecture and record.get("data") == data
-        if alike and record.get("evaluated_on") == "test" and "spearman_pairs" in record["metrics"]:
-            found[record["seed"]] = record["metrics"]["spearman_pairs"]
-    return list(found.values())
-
-
-def _projections(images: ImageSet, width: int, reference, n: int = 2000) -> list[float]:
-    """Spearman of random projections of up to n images, drawn at random."""
-    if reference is None:
-        return []
-    few = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:n]
-    return random_floor(images.images[few].numpy() / 255, images.labels[few].numpy(), reference, width).tolist()
-
-
-def _floor(figures: dict[str, float], scores: Sequence[float], of: str) -> tuple[dict[str, float], str]:
-    if "spearman_pairs" not in figures or len(scores) < 2:
-        return figures, "no floor: it needs a semantic reference, and images or labels in the order of the data set"
-    mean, sd = float(np.mean(scores)), float(np.std(scores, ddof=1))
-    against = RankCorrelation(figures["spearman_pairs"], 0.0, floor=mean, floor_sd=sd, floor_n=len(scores))
-    return figures | {"floor": mean, "floor_sd": sd}, verdict(against, of)
 
 
 def main(
@@ -234,6 +203,11 @@ def main(
     if any("spearman_pairs" in one.figures and "knn" in one.figures for one in found):
         plots.save(tradeoff(found), Path(out) / Path(data).stem / "tradeoff")
     print(table(found))
+
+
+def _short(what: str) -> str:
+    """Name of a row: of a file its folder's folder (the profile, of a run record) and its own name."""
+    return "/".join([*Path(what).parts[-3:-2], Path(what).stem]) if what.endswith(".safetensors") else what
 
 
 def file_name(what: str) -> str:

@@ -103,11 +103,11 @@ def scene_of(features: Tensor, labels: Tensor, reference, names: Sequence[str], 
 
 def table(found: Sequence[Assessment]) -> str:
     """One row per embedding with intervals where there are any, and the verdict, as Markdown."""
-    shown = {}
-    for one in found:
-        cells = {title: _cell(one.figures, key) for key, title in COLUMNS.items()}
-        shown[one.name] = cells | {"against the floor": one.verdict}
-    return to_markdown(pd.DataFrame.from_dict(shown, orient="index").rename_axis("embedding"))
+    rows = [
+        {title: _cell(one.figures, key) for key, title in COLUMNS.items()} | {"against the floor": one.verdict}
+        for one in found
+    ]
+    return to_markdown(pd.DataFrame(rows, index=pd.Index([one.name for one in found], name="embedding")))
 
 
 def _cell(figures: dict[str, float], key: str) -> str:

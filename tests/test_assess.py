@@ -11,7 +11,7 @@ from torch import nn
 from sagkit import assess as module
 from sagkit.assess import assess, main
 from sagkit.assessment import table, tradeoff
-from sagkit.data import load_images
+from sagkit.data import load_images, shapes
 from sagkit.evaluate import evaluate, labelled, references
 from sagkit.hierarchy import class_distances
 from sagkit.metrics.compare import random_floor
@@ -58,14 +58,14 @@ def test_an_array_alone_is_judged_whole_and_its_halves_serve_each_other(bare, te
     assert "label_free" not in bare.figures
     assert "needs a second view" in bare.table
     # Each image is its own twin: a bank that held the asked images would answer them all.
-    alone = assess(np.eye(1024), "shapes", **QUICK)
+    alone = assess(np.eye(270), "shapes", labels=test_set.labels[:270], **QUICK)
     assert alone.figures["knn"] < 0.15
 
 
 def test_the_floor_of_an_array_is_that_of_random_projections_of_the_images(bare, test_set):
     few = torch.randperm(1024, generator=torch.Generator().manual_seed(0))
     images, y = test_set.images[few].numpy() / 255, test_set.labels[few].numpy()
-    scores = random_floor(images, y, references("shapes", test_set.class_names)["tree"], 64)
+    scores = random_floor(images, y, references("shapes", test_set.class_names)["tree"], 64, n_pairs=200_000)
     assert bare.figures["floor"] == pytest.approx(scores.mean(), abs=1e-9)
     gap = (bare.figures["spearman_pairs"] - scores.mean()) / scores.std(ddof=1)
     assert f"by {abs(gap):.1f} sd" in bare.verdict
@@ -144,6 +144,18 @@ def test_random_networks_repeat_by_seed_and_leave_the_global_generator_alone():
     assert not torch.equal(first, third)
 
 
+def test_pixels_are_the_images_themselves_without_a_floor_of_their_own_projections(tmp_path, monkeypatch):
+    small = shapes(108, size=8, seed=1)
+    monkeypatch.setattr(module, "load_images", lambda *_, **__: small)
+    monkeypatch.setattr(module, "load_bank", lambda *_, **__: small)
+    found = assess("pixels", "shapes", results=str(tmp_path), **QUICK)
+    reference = references("shapes", small.class_names)["tree"]
+    wanted = rank_correlation(small.images.flatten(1).numpy(), small.labels, reference).spearman
+    assert found.figures["spearman_pairs"] == pytest.approx(wanted, abs=1e-5)
+    assert "label_free" in found.figures
+    assert "other than pixels" in found.verdict
+
+
 def test_a_timm_network_sees_images_at_the_size_and_statistics_it_was_trained_with():
     pytest.importorskip("timm")
     scaled = module.network("timm:test_vit", 0, False)[0]
@@ -188,19 +200,22 @@ def test_what_cannot_be_assessed_is_said_in_one_line(what, options, message):
 
 def test_the_command_writes_records_pictures_and_prints_a_table(tmp_path, capsys, features, bare):
     np.savez(tmp_path / "colours.npz", features=features)
-    what = (str(tmp_path / "colours.npz"), "pixels")
+    what = (str(tmp_path / "colours.npz"), "random:resnet10-w4")
     main(what, data="shapes", out=str(tmp_path / "out"), results=str(tmp_path), **QUICK)
     folder, row = tmp_path / "out/shapes", module.file_name(what[0])
     record = json.loads((folder / f"{row}.json").read_text())
     assert record["metrics"] == {key: round(value, 5) for key, value in bare.figures.items()}
     assert record["verdict"] == bare.verdict
     assert record.keys() >= {"command", "commit", "versions", "processor", "seed", "what", "data"}
-    pixels = json.loads((folder / "pixels.json").read_text())["metrics"]
-    assert pixels["label_free"] != 0
-    pictures = {f"{name}-{kind}.png" for name in (row, "pixels") for kind in ("trees", "matrices")} | {"tradeoff.png"}
+    network = json.loads((folder / "random_resnet10-w4.json").read_text())
+    assert "10 random projections" in network["verdict"]  # there are no records of this architecture
+    assert network["metrics"]["label_free"] != 0
+    pictures = {f"{name}-{kind}.png" for name in (row, "random_resnet10-w4") for kind in ("trees", "matrices")} | {
+        "tradeoff.png"
+    }
     assert pictures <= {path.name for path in folder.iterdir()}
     said = capsys.readouterr().out.splitlines()
-    assert [line.split(" |")[0] for line in said] == ["| embedding", "| ---", "| colours", "| pixels"]
+    assert [line.split(" |")[0] for line in said] == ["| embedding", "| ---", "| colours", "| random:resnet10-w4"]
     with pytest.raises(SystemExit, match="cannot assess 'nothing'"):
         main(("nothing",), data="shapes", out=str(tmp_path))
 

@@ -8,9 +8,12 @@ import torch
 from matplotlib.collections import LineCollection
 from matplotlib.offsetbox import AnnotationBbox
 from PIL import Image
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.stats import rankdata, spearmanr
 
 from sagkit import plots
 from sagkit.graph import similarity_graph
+from sagkit.metrics.semantic import attainable
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +145,89 @@ def test_the_palette_stays_apart_for_the_colour_blind():
     seen = (rgb**2.2) @ view.T
     gaps = [np.linalg.norm(a - b) for i, a in enumerate(seen) for b in seen[:i]]
     assert min(gaps) > 0.08
+
+
+@pytest.fixture(scope="module")
+def classes():
+    """Six classes in three groups, and two trees over them."""
+    x = np.array([0.0, 1.0, 4.0, 4.5, 9.0, 9.2])[:, None]
+    left, right = (linkage(y, "average") for y in (x, x[[1, 0, 5, 4, 3, 2]]))
+    return left, right, list("abcdef"), [0, 0, 1, 1, 2, 2]
+
+
+def test_two_trees_have_every_name_once_on_either_side_and_a_line_between_its_two_places(classes):
+    left, right, names, groups = classes
+    one, two, middle = plots.trees(left, right, names, groups).axes
+    for axis, tree in ((one, left), (two, right)):
+        order = [names[i] for i in leaves_list(tree)]
+        texts = sorted((t for t in axis.texts), key=lambda t: t.get_position()[1])
+        assert [t.get_text() for t in texts] == order
+        heights = {round(float(line.get_xdata().max()), 9) for line in axis.lines if len(line.get_xdata()) == 4}
+        assert heights == {round(h, 9) for h in tree[:, 2]}
+    places = {t.get_text(): t.get_position()[1] for t in one.texts}
+    others = {t.get_text(): t.get_position()[1] for t in two.texts}
+    joined = {tuple(line.get_ydata()) for line in middle.lines}
+    assert joined == {(places[name], others[name]) for name in names}
+    with pytest.raises(ValueError, match="6 and 6 leaves, 5 names"):
+        plots.trees(left, right, names[:5], groups)
+
+
+def test_branches_of_one_group_alone_have_its_colour_and_others_are_grey(classes):
+    left, right, names, groups = classes
+    branches = [line for line in plots.trees(left, right, names, groups).axes[0].lines if len(line.get_xdata()) == 4]
+    colours = {round(float(line.get_xdata().max()), 6): line.get_color() for line in branches}
+    low, high = np.sort(left[:, 2])[:3], np.sort(left[:, 2])[3:]
+    assert len({colours[round(h, 6)] for h in low}) == 3
+    assert {colours[round(h, 6)] for h in high} == {plots.FAINT}
+
+
+def test_class_matrices_are_in_the_order_given_with_a_border_round_each_group():
+    matrix, order, groups = np.arange(16.0).reshape(4, 4), [2, 0, 3, 1], ["x", "y", "x", "y"]
+    axis = plots.class_matrices({"m": matrix}, order, groups).axes[0]
+    shown = axis.images[0].get_array()
+    for i in range(4):
+        for j in range(4):
+            assert np.ma.is_masked(shown[i, j]) if i == j else shown[i, j] == matrix[order[i], order[j]]
+    corners = {(line.get_xdata().min(), line.get_xdata().max()) for line in axis.lines}
+    assert corners == {(-0.5, 1.5), (1.5, 3.5)}
+    ranked = plots.class_matrices({"m": matrix}, order, groups, ranks=True).axes[0].images[0].get_array()
+    off = ~np.eye(4, dtype=bool)
+    wanted = rankdata(matrix[np.ix_(order, order)][off]) / 12
+    np.testing.assert_allclose(np.asarray(ranked[off], dtype=float), wanted)
+
+
+def test_a_trade_off_names_every_point_without_overlap_and_has_the_ends_of_intervals():
+    points = {f"method {i}": {"x": 0.3 + i / 1000, "y": 0.1, "y_low": 0.08, "y_high": 0.13} for i in range(6)}
+    figure = plots.tradeoff(points, floor=(0.02, 0.005))
+    axis = figure.axes[0]
+    figure.canvas.draw()
+    labels = [text for text in axis.texts if text.get_text() in points]
+    assert {text.get_text() for text in labels} == points.keys()
+    boxes = [text.get_window_extent() for text in labels]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    ends = [segment for c in axis.collections if isinstance(c, LineCollection) for segment in c.get_segments()]
+    assert {tuple(segment[:, 1].round(6)) for segment in ends} == {(0.08, 0.13)}
+
+
+def test_a_validity_scatter_puts_kinds_apart_and_says_each_correlation():
+    rng = np.random.default_rng(0)
+    semantic, kinds = rng.normal(size=30), np.array(["trained", "noise"])[rng.integers(2, size=30)]
+    panels = {"good": semantic + 0.1 * rng.normal(size=30), "bad": rng.normal(size=30)}
+    axes = plots.validity_scatter(panels, semantic, kinds, np.stack([semantic - 1, semantic + 1], axis=1)).axes
+    for axis, (name, scores) in zip(axes, panels.items(), strict=False):
+        assert axis.get_title(loc="left") == f"{name}\nSpearman {spearmanr(scores, semantic).statistic:+.2f}"
+        for container in axis.containers:
+            chosen = kinds == container.get_label()
+            np.testing.assert_array_equal(container.lines[0].get_xdata(), scores[chosen])
+            np.testing.assert_array_equal(container.lines[0].get_ydata(), semantic[chosen])
+
+
+def test_the_ceiling_under_ties_is_that_of_the_metrics():
+    values = {"all apart": np.arange(40), "two levels": np.arange(40) % 4 > 0, "five": np.arange(40) % 5}
+    for axis, (name, v) in zip(plots.tie_ceiling(values).axes, values.items(), strict=True):
+        found = float(axis.get_title(loc="left").split("ceiling ")[1].split(",")[0])
+        code = np.unique(v, return_inverse=True)[1]
+        assert found == pytest.approx(attainable(code)[0], abs=6e-4), name
+        best, wanted = axis.lines[1].get_data()
+        assert (np.diff(wanted) >= 0).all()
+        assert np.corrcoef(best, wanted)[0, 1] == pytest.approx(found, abs=6e-4)
