@@ -1,15 +1,9 @@
 """Every picture of the kit, from arrays only: one palette, one style, readable at slide size.
 
-<<<<<<< HEAD
 `style` holds the palette and the figure, `charts` lines, bars, maps and trees, `estimates` means with their intervals,
 `graphs` graphs and walks with images as nodes, `structure` class trees and the studies of rank correlation, `talk` the
 method in one picture. Each function returns a Picture, a matplotlib Figure, and shows nothing; `save` writes it as SVG
 and PNG. [K]
-=======
-`style` holds the palette and the figure, `charts` lines, bars, maps and trees, `graphs` graphs and walks with images as
-nodes, `structure` class trees and matrices, `studies` scores against scores, `talk` the method in one picture. Each
-function returns a Picture, a matplotlib Figure, and shows nothing; `save` writes it as SVG and PNG. [K]
->>>>>>> zootests
 """
 
 from sagkit.plots.boards import batch_graph, batch_walk, inside, loss_terms, pair_board
