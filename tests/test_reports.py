@@ -9,7 +9,7 @@ import pytest
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 FAST = {"epochs": 1, "seed": 3}
 
-# Each entry: a notebook, parameters other than its defaults, the methods it then trains, and the least pictures it has.
+# Each entry: a notebook, parameters other than its defaults, the methods it then trains, its least number of pictures.
 REPORTS = {
     "tour": ("00_tour", FAST, {"vicreg", "sag-vicreg"}, 5),
     "training": ("05_train_cifar100", {**FAST, "method": "sag-vicreg", "profile": "tour"}, {"sag-vicreg"}, 5),
