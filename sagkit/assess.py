@@ -28,10 +28,9 @@ from torch import Tensor, nn
 from sagkit import plots
 from sagkit.assessment import Assessment, scene_of, table, tradeoff
 from sagkit.data import load_bank, load_images, validation_split
-from sagkit.evaluate import coarse_of, evaluate, labelled, local, references, structure
+from sagkit.evaluate import coarse_of, judged, label_free, local, references, structure_and_tree
 from sagkit.floors import projections, random_networks, with_floor
 from sagkit.metrics.labelfree import structure_score
-from sagkit.metrics.tree import hierarchy_figures
 from sagkit.model import extract_features
 from sagkit.record import provenance, write_record
 from sagkit.sources import GIVEN, matrix, network, stored
@@ -93,10 +92,12 @@ def assess(
 
 def _of_network(name, encoder, architecture, data, probe, resamplings, results, root, seed) -> Assessment:
     bank, queries = load_bank(data, root=root), load_images(data, "test", root=root)
-    figures = evaluate(encoder, bank, queries, data, probe, seed, resamplings)
+    figures = label_free(encoder, queries.images, seed, bootstrap=resamplings)
     if queries.labels is None:
         return Assessment(name, figures, "no labels, so no floor", {})
     features, known = extract_features(encoder, queries.images), references(data, queries.class_names)
+    banked = extract_features(encoder, bank.images)
+    figures |= judged(banked, bank.labels, features, queries, data, probe, resamplings)
     primary = next(iter(known.values()), None)
     scores, of = random_networks(results, data, architecture, figures), "random networks"
     if len(scores) < 2 and not isinstance(encoder, nn.Flatten):  # as wide a projection of pixels has pixels' distances
@@ -116,13 +117,9 @@ def _of_features(name, x, given, data, probe, resamplings, root, seed) -> Assess
         raise ValueError(f"the bank's {len(given['bank'])} rows have no labels: give bank_labels=, one a row")
     else:
         bank, asked = (matrix(given["bank"], "bank"), torch.as_tensor(given["bank_labels"]).long()), (x, y)
-    if given["bank"] is not None and given["distances"] is None:
-        figures = labelled(*bank, x, y, data, classes, probe, resamplings)
-    else:  # only kNN and probe need two halves, or a bank
-        figures = local(*bank, *asked, coarse, probe) | structure(x, y, known, resamplings)
-        if primary is not None and y.unique().numel() > 2:
-            group = None if coarse is None else coarse.numpy()
-            figures |= {f"tree_{key}": v for key, v in hierarchy_figures(x, y, primary, group).items()}
+    # Severity of mistakes is judged by the reference of `data` and from a bank of its own, not from half the rows.
+    apart = bank if given["bank"] is not None and given["distances"] is None else ()
+    figures = local(*bank, *asked, coarse, probe) | structure_and_tree(x, y, known, coarse, resamplings, *apart)
     figures |= _second_view(x, given["changed"], resamplings, seed)
     scores = projections(queries, x.shape[1], primary) if queries is not None else []
     figures, said = with_floor(figures, scores, "random projections")

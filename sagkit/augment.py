@@ -94,6 +94,11 @@ def two_views(
     return augmentation(images, generator), augmentation(images, generator)
 
 
+def in_bytes(view: Float[Tensor, "B 3 H W"]) -> UInt8[Tensor, "B 3 H W"]:
+    """A view in [0, 1] as images are kept, rounded to 256 levels."""
+    return (view * 255).round().to(torch.uint8)
+
+
 def channel_statistics(images: UInt8[Tensor, "N 3 H W"]) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel, of pixels in [0, 1]; exact, from the counts of the 256 values."""
     counts = torch.stack([torch.bincount(images[:, c].flatten(), minlength=256) for c in range(3)]).double()

@@ -146,6 +146,8 @@ def decode_images(
         images, unreadable, lasting = _decode(root, files, size)
         if lasting:
             _write_cache(target, images, unreadable)
+    # Threads and the cache's metadata know no order.
+    unreadable = {file.path: unreadable[file.path] for file in files if file.path in unreadable}
     if unreadable:
         first, reason = min(unreadable.items())
         others = f", and {len(unreadable) - 1} more" if len(unreadable) > 1 else ""

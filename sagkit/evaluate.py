@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sagkit.augment import Augmentation, two_views
+from sagkit.augment import Augmentation, in_bytes
 from sagkit.data import ImageSet
 from sagkit.hierarchy import class_distances, superclasses
 from sagkit.metrics.labelfree import structure_score
@@ -23,7 +23,7 @@ from sagkit.subsets import family, left_out
 
 KINDS = ("pairs", "pairs-all", "confusion", "centroid", "centroid-whitened")
 # Views behind label-free scores. Strong colour changes undo what untrained networks and pixels go by [K]: hue all round
-# the circle, the rest at twice the training recipe.
+# the circle, the rest well beyond the training recipe.
 _COLOUR = {
     "jitter": 1.0,
     "brightness": 0.8,
@@ -109,20 +109,32 @@ def evaluate(
         seed: of the changed view behind the label-free figure.
         resamplings: behind the intervals; 0 leaves them out.
 
-    Unlabelled data has the label-free figure only. Where the training set left classes out, "unseen_..." are kNN and
-    structure on queries of those classes alone, among all classes of the bank.
+    Unlabelled data has the label-free figure only. Where the training set left classes out, "unseen_..." are the same
+    figures, without probes, of queries of those classes alone, among all classes of the bank.
     """
     figures = label_free(encoder, queries.images, seed, bootstrap=resamplings)
     if queries.labels is None:
         return figures
     features, banked = extract_features(encoder, queries.images), extract_features(encoder, bank.images)
-    figures |= labelled(banked, bank.labels, features, queries.labels, data, queries.class_names, probe, resamplings)
+    return figures | judged(banked, bank.labels, features, queries, data, probe, resamplings)
+
+
+def judged(
+    bank: Tensor,
+    bank_labels: Tensor,
+    features: Tensor,
+    queries: ImageSet,
+    data: str,
+    probe: bool = True,
+    resamplings: int = 1000,
+) -> dict[str, float]:
+    """`labelled` of the queries' features, and "unseen_..." where training left classes out; see `evaluate`."""
+    figures = labelled(bank, bank_labels, features, queries.labels, data, queries.class_names, probe, resamplings)
     unseen = torch.isin(queries.labels, left_out(data))
     if not unseen.any():
         return figures
     few, labels = features[unseen], queries.labels[unseen]
-    coarse, distances = coarse_of(data, queries.class_names), references(data, queries.class_names)
-    apart = local(banked, bank.labels, few, labels, coarse, probe=False) | structure(few, labels, distances)
+    apart = labelled(bank, bank_labels, few, labels, data, queries.class_names, False, resamplings)
     return figures | {f"unseen_{name}": value for name, value in apart.items()}
 
 
@@ -139,7 +151,23 @@ def labelled(
     """Every figure that needs labels, of features from anywhere: local accuracy, structure, and the tree of classes."""
     coarse, distances = coarse_of(data, class_names), references(data, class_names)
     figures = local(bank, bank_labels, features, labels, coarse, probe)
-    figures |= structure(features, labels, distances, resamplings)
+    return figures | structure_and_tree(features, labels, distances, coarse, resamplings, bank, bank_labels)
+
+
+def structure_and_tree(
+    features: Tensor,
+    labels: Tensor,
+    distances: dict[str, np.ndarray],
+    coarse: Tensor | None,
+    resamplings: int = 0,
+    bank: Tensor | None = None,
+    bank_labels: Tensor | None = None,
+) -> dict[str, float]:
+    """`structure`, and "tree_..." of the classes' dendrogram against the primary reference, from three classes on.
+
+    Mistakes have a severity only where a bank's labels can be used.
+    """
+    figures = structure(features, labels, distances, resamplings)
     if distances and labels.unique().numel() > 2:
         primary = next(iter(distances.values()))
         superclass = None if coarse is None else coarse.numpy()
@@ -154,8 +182,7 @@ def label_free(
     """Label-free structure score of up to n images, clean against changed, with its interval if resampled."""
     generator = torch.Generator().manual_seed(seed)
     chosen = images[torch.randperm(len(images), generator=generator)[:n]]
-    changed = (two_views(chosen, CHANGED, generator=generator)[0] * 255).round().to(torch.uint8)
-    clean, changed = (extract_features(encoder, view) for view in (chosen, changed))
+    clean, changed = (extract_features(encoder, view) for view in (chosen, in_bytes(CHANGED(chosen, generator))))
     found = structure_score(clean, changed, bootstrap=bootstrap, seed=seed)
     figures = {"label_free": found.score}
     return figures | ({"label_free_low": found.low, "label_free_high": found.high} if bootstrap else {})
