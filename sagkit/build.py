@@ -2,7 +2,7 @@
 
     check(config);  fabric = make_fabric(config);  method = build_method(config, encoder)
 
-Below this module arguments are explicit; `trainer` and `vectors` stand on it. [K]
+Below this module arguments are explicit; `trainer` stands on it. [K]
 """
 
 from __future__ import annotations

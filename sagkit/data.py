@@ -15,16 +15,15 @@ import math
 import os
 import warnings
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Int64
-from torch import Tensor
 from torchvision import datasets
 
 from sagkit.decode import cache_folder, decode_images, folder_classes, folder_labels, list_images, usual_size
+from sagkit.imageset import ImageSet
 from sagkit.shapes import CLASS_NAMES, draw_shapes
 from sagkit.subsets import SUBSETS, WHOLE, kept_rows, left_out
 
@@ -34,60 +33,6 @@ SHAPES_IMAGES = {"train": 4096, "test": 1024}
 SHAPES_SEED = {"train": 0, "test": 0x7E57_0000}  # far apart: a test set that no small seed of `shapes` repeats
 SPLITS = ("train", "test", "fit", "val", "unseen")
 VALIDATION = 0.1  # fraction of train that "val" takes, by seed 0
-
-
-@dataclass(frozen=True, eq=False)
-class ImageSet:
-    """Images with their labels.
-
-    Args:
-        images: uint8 (N, 3, H, W).
-        labels: positions in `class_names`, or None for images without classes.
-        class_names: sorted; empty where `labels` is None. A class may have no image, in a subset for one.
-        paths: file names relative to the folder they came from, or None.
-        unreadable: file name and reason of each file of that folder that was left out.
-
-    Raises:
-        ValueError: for a wrong shape or dtype, labels outside the classes, or lengths that differ.
-    """
-
-    # Plain Tensor: the checks below answer in words, and under tests jaxtyping would come before them.
-    images: Tensor
-    labels: Tensor | None = None
-    class_names: tuple[str, ...] = ()
-    paths: tuple[str, ...] | None = None
-    unreadable: tuple[tuple[str, str], ...] = ()
-
-    def __post_init__(self):
-        images, labels, classes = self.images, self.labels, len(self.class_names)
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-            found = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
-            raise ValueError(f"images must be uint8 (N, 3, H, W), got {found}: convert to 8-bit RGB, channels first")
-        if self.paths is not None and len(self.paths) != len(images):
-            raise ValueError(f"{len(self.paths)} paths for {len(images)} images: give one each, or None")
-        if labels is None:
-            if classes:
-                raise ValueError(f"{classes} class names without labels: give labels too, or no class names")
-            return
-        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-            found = f"{str(labels.dtype).removeprefix('torch.')} {tuple(labels.shape)}"
-            raise ValueError(f"labels must be int64 ({len(images)},), one an image, got {found}")
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-            found = f"{int(labels.min())}..{int(labels.max())}"
-            raise ValueError(f"labels must lie in [0, {classes - 1}] for {classes} class names, got {found}")
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def subset(self, index) -> ImageSet:
-        """The rows that `index` (positions, a mask or a slice) selects, under the same class names."""
-        rows = torch.arange(len(self))[index]
-        return ImageSet(
-            self.images[rows],
-            None if self.labels is None else self.labels[rows],
-            self.class_names,
-            None if self.paths is None else tuple(self.paths[i] for i in rows.tolist()),
-        )
 
 
 def load_images(

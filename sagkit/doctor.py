@@ -30,6 +30,7 @@ from sagkit.build import make_fabric
 from sagkit.checkpoint import load_state
 from sagkit.config import Config
 from sagkit.data import ImageSet
+from sagkit.metrics import candidates
 from sagkit.trainer import Trainer
 from sagkit.walk import Pairs
 
@@ -56,12 +57,7 @@ class Diagnosis(NamedTuple):
 
 def effective_rank(x: np.ndarray) -> float:
     """exp of the entropy of the covariance's eigenvalues of rows (N, F); 1 to min(F, N - 1), 0 without variance."""
-    values = np.linalg.svd(x - x.mean(axis=0), compute_uv=False) ** 2
-    if values.sum() == 0:
-        return 0.0
-    share = values / values.sum()
-    share = share[share > 0]
-    return float(np.exp(-(share * np.log(share)).sum()))
+    return candidates.effective_rank(np.linalg.svd(x - x.mean(axis=0), compute_uv=False) ** 2)
 
 
 def examine(features) -> list[Diagnosis]:

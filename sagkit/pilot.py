@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from sagkit.anomaly import auroc, knn_anomaly, mahalanobis_anomaly, walk_anomaly
-from sagkit.augment import Augmentation, two_views
+from sagkit.augment import Augmentation, in_bytes, two_views
 from sagkit.build import make_fabric, native_precision
 from sagkit.checkpoint import write_text
 from sagkit.config import Config, configure
@@ -126,7 +126,7 @@ def compare(encoder: nn.Module, images: ImageSet, odd: Tensor | None, view: int,
     untrained = make_encoder("resnet10-w16")
     generator = torch.Generator().manual_seed(seed)
     chosen = images.images[torch.randperm(len(images), generator=generator)[:STRUCTURE_IMAGES]]
-    views = [(v * 255).round().byte() for v in two_views(chosen, Augmentation(size=view), generator)]
+    views = [in_bytes(v) for v in two_views(chosen, Augmentation(size=view), generator)]
     structure, precision, areas = {}, {}, {}
     for name, f in {
         "raw pixels": lambda x: x.flatten(1).float(),

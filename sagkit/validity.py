@@ -20,15 +20,15 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import rankdata
 
-from sagkit.augment import two_views
+from sagkit.augment import in_bytes, two_views
 from sagkit.data import ImageSet, load_images
 from sagkit.evaluate import CHANGED, RECOLOURED, STANDARD, references
 from sagkit.markdown import to_markdown
 from sagkit.metrics import candidates
 from sagkit.metrics.labelfree import structure_score
 from sagkit.metrics.semantic import rank_correlation
+from sagkit.metrics.stats import spearman_brown
 from sagkit.record import provenance, write_record
 from sagkit.zoo import Member, distinct, sides, zoo
 
@@ -56,7 +56,6 @@ RIVALS = {
     "alpha-ReQ, nearness to 1": lambda f: -abs(candidates.alpha_req(f["clean"]) - 1),
     "silhouette": lambda f: candidates.silhouette(f["clean"]),
     "plain cophenetic": lambda f: candidates.cophenetic(f["clean"]),
-    "two standard views: distances": lambda f: structure_score(f["standard0"], f["standard1"]).score,
     "two standard views: Ward 20": lambda f: candidates.cluster_agreement(f["standard0"], f["standard1"], (20,)),
     "two standard views: Ward 100": lambda f: candidates.cluster_agreement(f["standard0"], f["standard1"], (100,)),
 }
@@ -80,7 +79,7 @@ def prepare(images: ImageSet, data: str, n: int, seed: int) -> Scene:
     views = {"clean": chosen}
     for name, (recipe, count) in RECIPES.items():
         drawn = [two_views(chosen, recipe, generator=generator)[0] for _ in range(count)]
-        views |= {f"{name}{i}": (view * 255).round().to(torch.uint8) for i, view in enumerate(drawn)}
+        views |= {f"{name}{i}": in_bytes(view) for i, view in enumerate(drawn)}
     return Scene(images.images, np.asarray(images.labels), reference, views)
 
 
@@ -115,10 +114,7 @@ def class_halves(h: np.ndarray, scene: Scene, seed: int = 0) -> list[float]:
 
 def validity(scores: np.ndarray, semantic: np.ndarray) -> float:
     """Spearman over embeddings; 0 where one side is constant, or there are fewer than two."""
-    if len(scores) < 2 or np.ptp(scores) == 0 or np.ptp(semantic) == 0:
-        return 0.0
-    # Several times as fast as scipy's spearmanr, which also tests: the table has tens of thousands of these.
-    return float(np.corrcoef(rankdata(scores), rankdata(semantic))[0, 1])
+    return candidates.spearman(scores, semantic) if len(scores) > 1 else 0.0
 
 
 def choose(rows: list[dict]) -> str:
@@ -139,8 +135,7 @@ def ordered(scores: np.ndarray, rows: list[dict]) -> tuple[int, int]:
 def reliability(rows: list[dict]) -> float:
     """Agreement of the semantic score with itself on other classes (Spearman-Brown of halves): what bounds validity."""
     first, second = np.array([row["test"]["halves"] for row in rows]).T
-    half = validity(first, second)
-    return 2 * half / (1 + half)
+    return spearman_brown(validity(first, second))
 
 
 def table(record: dict, bootstrap: int = 2000) -> pd.DataFrame:

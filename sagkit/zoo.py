@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -139,7 +140,8 @@ def gradients(images: Tensor, bins: int = 8, cells: int = 4) -> np.ndarray:
 
 def _encoder(path: Path) -> Callable[[Tensor], np.ndarray]:
     """Embedding by a stored encoder, loaded when it is used."""
-    return lambda images: extract_features(load_encoder(path), images).numpy()
+    load = cache(load_encoder)
+    return lambda images: extract_features(load(path), images).numpy()
 
 
 def _axes(x: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ MODULES = {".".join(p.relative_to(HOUSE).with_suffix("").parts): p for p in sort
 MAY_IMPORT = {
     "__init__": {"loss", "pairing"},
     "subsets": {"hierarchy"},
-    "data": {"shapes", "decode", "subsets"},
+    "data": {"shapes", "decode", "imageset", "subsets"},
     "walk": {"graph"},
     "loss": {"walk"},  # the type Pairs
     "spectral": {"loss"},
@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "build": {"config", "controls", "distill", "methods", "model", "pairing"},
     "trainer": {"augment", "build", "checkpoint", "config", "data", "hierarchy"}
     | {"methods", "model", "optim", "record", "subsets"},
-    "doctor": {"build", "checkpoint", "config", "data", "trainer", "walk"},
+    "doctor": {"build", "checkpoint", "config", "data", "metrics", "trainer", "walk"},
     "pilotpage": {"data", "doctor", "metrics", "page", "retrieve", "timing"},
     "pilot": {
         *{

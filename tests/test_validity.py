@@ -25,7 +25,7 @@ def rows(n: int = 24, seed: int = 0) -> list[dict]:
         row = {"name": f"m{i}", "kind": ("trained", "degraded")[i % 3 == 0], "run": f"r{i}", "side": i % 2}
         for split in ("val", "test"):
             semantic = float(rng.normal())
-            noise = 0.1 * np.arange(1, len(DESIGNS) + 1) * rng.normal(size=len(DESIGNS))
+            noise = 0.3 * np.arange(1, len(DESIGNS) + 1) * rng.normal(size=len(DESIGNS))
             scores = dict(zip(DESIGNS, (semantic + noise).tolist(), strict=True))
             scores |= {name: float(rng.normal()) for name in validity.RIVALS}
             width = 0.3 * rng.random()

@@ -37,7 +37,7 @@ SCALES = (5, 10, 20, 50, 100)  # numbers of clusters from superclasses to classe
 
 def rankme(x: np.ndarray) -> float:
     """Effective rank of features (N, F) that are not centred, as its authors define it; in [1, F], 0 for zeros."""
-    return _effective_rank(np.linalg.svd(x, compute_uv=False))
+    return effective_rank(np.linalg.svd(x, compute_uv=False))
 
 
 def alpha_req(x: np.ndarray, first: int = 100) -> float:
@@ -74,18 +74,18 @@ def lidar(views: np.ndarray, delta: float = 1e-4) -> float:
     values, vectors = np.linalg.eigh(within)
     whitened = means @ (vectors / np.sqrt(values))
     # The root: the smooth rank is taken over eigenvalues of the scatter, which are squared singular values.
-    return _effective_rank(np.linalg.svd(whitened, compute_uv=False) ** 2)
+    return effective_rank(np.linalg.svd(whitened, compute_uv=False) ** 2)
 
 
 def cross_cophenetic(a: np.ndarray, b: np.ndarray, method: str = "average") -> float:
     """Mean over both directions of Spearman between one's tree heights and the other's distances."""
     trees, pairs = [_heights(x, method) for x in (a, b)], [_pairs(x) for x in (a, b)]
-    return (_spearman(trees[0], pairs[1]) + _spearman(trees[1], pairs[0])) / 2
+    return (spearman(trees[0], pairs[1]) + spearman(trees[1], pairs[0])) / 2
 
 
 def tree_agreement(a: np.ndarray, b: np.ndarray, method: str = "average") -> float:
     """Spearman of the heights at which two images meet in either tree."""
-    return _spearman(_heights(a, method), _heights(b, method))
+    return spearman(_heights(a, method), _heights(b, method))
 
 
 def cluster_agreement(a: np.ndarray, b: np.ndarray, scales: Sequence[int] = SCALES) -> float:
@@ -109,7 +109,7 @@ def diffusion_agreement(a: np.ndarray, b: np.ndarray, k: int = 20, t: int = 4) -
     """Spearman of diffusion distances after t steps on the symmetrised graphs of k neighbours."""
     if _collapsed(a) or _collapsed(b):
         return 0.0
-    return _spearman(*(_diffusion_distances(x, k, t) for x in (a, b)))
+    return spearman(*(_diffusion_distances(x, k, t) for x in (a, b)))
 
 
 def shared_rank(a: np.ndarray, b: np.ndarray) -> float:
@@ -119,7 +119,7 @@ def shared_rank(a: np.ndarray, b: np.ndarray) -> float:
     a, b = a - a.mean(axis=0), b - b.mean(axis=0)
     values = np.linalg.eigvalsh((a.T @ b + b.T @ a) / 2).clip(min=0)
     spread = ((a**2).sum() + (b**2).sum()) / 2
-    return _effective_rank(values) * values.sum() / spread if values.sum() > 0 else 0.0
+    return effective_rank(values) * values.sum() / spread if values.sum() > 0 else 0.0
 
 
 def guarded(a: np.ndarray, b: np.ndarray) -> float:
@@ -127,7 +127,8 @@ def guarded(a: np.ndarray, b: np.ndarray) -> float:
     return max(0.0, structure_score(a, b).score) * max(0.0, cluster_agreement(a, b))
 
 
-def _effective_rank(values: np.ndarray) -> float:
+def effective_rank(values: np.ndarray) -> float:
+    """exp of the entropy of non-negative values scaled to sum 1; 0 where all are 0."""
     if values.sum() <= 0:
         return 0.0
     share = values / values.sum()
@@ -175,7 +176,8 @@ def _diffusion_distances(x: np.ndarray, k: int, t: int, kept: int = 64) -> np.nd
     return pdist(vectors / root[:, None] * np.abs(values) ** t)
 
 
-def _spearman(p: np.ndarray, q: np.ndarray) -> float:
+def spearman(p: np.ndarray, q: np.ndarray) -> float:
+    """Spearman of two sequences, 0 where one is constant; several times as fast as scipy's, which also tests."""
     if np.ptp(p) == 0 or np.ptp(q) == 0:
         return 0.0
     return float(np.corrcoef(rankdata(p), rankdata(q))[0, 1])
