@@ -1,6 +1,7 @@
 """What an assessment shows: one table row, class trees and matrices beside the reference, the trade-off.
 
-Drawn from the figures of `assess` and from arrays over classes alone; nothing is computed anew here but linkages. [K]
+Drawn from the figures of `assess` or of its record, and from arrays over classes alone; nothing is computed anew here
+but linkages. [K]
 """
 
 from __future__ import annotations
@@ -108,6 +109,26 @@ def table(found: Sequence[Assessment]) -> str:
         for one in found
     ]
     return to_markdown(pd.DataFrame(rows, index=pd.Index([one.name for one in found], name="embedding")))
+
+
+def recorded(record: dict) -> list[Assessment]:
+    """The assessments of a record of `python -m sagkit.assess`, without scenes."""
+    known = [{key: value for key, value in row["metrics"].items() if value is not None} for row in record["rows"]]
+    return [Assessment(row["name"], f, row["verdict"], {}) for row, f in zip(record["rows"], known, strict=True)]
+
+
+def summary(record: dict) -> str:
+    """The table of a record with its caption, as Markdown."""
+    drawn = (
+        f"brackets are 95 % intervals over {record['resamplings']:,} resamplings, of classes, and of images for "
+        "label-free; they speak of these networks and not of other seeds"
+        if record["resamplings"]
+        else "no intervals were asked for"
+    )
+    return (
+        f"{table(recorded(record))}\n\nTest images of {record['data']}; {drawn}; {record['processor']}; "
+        f"`{record['command']}`, made at {record['commit'][:9]}."
+    )
 
 
 def _cell(figures: dict[str, float], key: str) -> str:

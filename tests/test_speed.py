@@ -60,6 +60,12 @@ def test_marked_places_are_filled_one_by_one_and_the_rest_stays():
     assert fill_marked(filled, "bench", lambda *words: "+".join(words)) == filled
 
 
+def test_a_mark_with_nothing_in_it_is_filled_and_does_not_reach_for_the_next_closing_mark():
+    text = "<!-- bench x -->\n<!-- /bench -->\nkept\n<!-- bench y -->\nold\n<!-- /bench -->\n"
+    wanted = "<!-- bench x -->\nx\n<!-- /bench -->\nkept\n<!-- bench y -->\ny\n<!-- /bench -->\n"
+    assert fill_marked(text, "bench", str) == wanted
+
+
 def test_a_table_is_github_markdown():
     frame = pd.DataFrame({"n": [1, 2], "s": ["a", "b"]}, index=pd.Index(["p", "q"], name="row"))
     assert to_markdown(frame) == "| row | n | s |\n| --- | --: | --: |\n| p | 1 | a |\n| q | 2 | b |"
