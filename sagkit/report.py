@@ -38,9 +38,8 @@ COLUMNS = {
     "superclass_knn": "superclass kNN %",
     "label_free": "label-free",
 }
-FREE = {"seed", "threads", "precision", "accelerator", "devices", "results", "runs", "data_root"} | {
-    *("readout_every", "snapshots", "probe", "resamplings")
-}
+FREE = {"seed", "threads", "precision", "accelerator", "devices", "results", "runs", "data_root"}
+FREE |= {"readout_every", "snapshots", "probe", "resamplings"}
 PROBES = {"linear", "superclass_linear"}
 PERCENT = {"knn", "superclass_knn"} | PROBES
 
