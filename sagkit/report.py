@@ -25,7 +25,7 @@ from sagkit.checkpoint import write_text
 from sagkit.cost import costs, extrapolated
 from sagkit.markdown import fill_marked, to_markdown
 from sagkit.record import provenance, read_records, write_record
-from sagkit.speed import TABLES, read_bench
+from sagkit.speed import bench_table, read_bench
 
 COLUMNS = {
     "spearman_pairs": "Spearman pairs",
@@ -165,7 +165,7 @@ def fill(text: str, records: list[dict], results: str | Path) -> str:
         return summary(json.loads((Path(results) / f"{name}/{data}.json").read_text()))
 
     text = fill_marked(text, "table", lambda profile, train_set: render(profile, train_set, records))
-    text = fill_marked(text, "bench", lambda name: TABLES[name](read_bench(results)))
+    text = fill_marked(text, "bench", lambda name: bench_table(name, read_bench(results)))
     for name, of in (("purity", purity), ("validity", validity), ("assess", assessment)):
         text = fill_marked(text, name, partial(study, name, of.summary))
     return text
