@@ -10,13 +10,16 @@ import torch
 from PIL import Image
 from scipy.spatial.distance import cdist
 
+from sagkit import budget
 from sagkit import pilot as piloting
 from sagkit.anomaly import mahalanobis_anomaly
+from sagkit.budget import seconds_per_epoch, settings
 from sagkit.data import load_images, shapes
+from sagkit.evaluate import label_free
 from sagkit.model import extract_features, make_encoder
 from sagkit.page import page, picture, strip, table
 from sagkit.photos import ODD, make_photo_folder
-from sagkit.pilot import main, pilot, seconds_per_epoch, settings
+from sagkit.pilot import main, pilot
 from sagkit.record import load_encoder, save_encoder
 from sagkit.retrieve import load_embedding, near_duplicates
 from sagkit.trainer import Trainer
@@ -27,13 +30,13 @@ STRANGE = "<b>ünï & 日本"  # a class folder whose name is no harmless HTML
 @pytest.fixture(autouse=True)
 def quick(tmp_path, monkeypatch):
     monkeypatch.setenv("SAGKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(piloting, "BOOTSTRAP", 10)
+    monkeypatch.setattr(piloting, "RESAMPLINGS", 10)
     monkeypatch.setattr(piloting, "STRUCTURE_IMAGES", 40)
     narrow = piloting.make_encoder
     monkeypatch.setattr(piloting, "make_encoder", lambda name, *a, **k: narrow(name.replace("-w16", "-w4"), *a, **k))
-    chosen = piloting.configure
+    chosen = budget.configure
     smaller = {"encoder": "resnet10-w4", "projector_hidden": 16, "projector_out": 16, "view_size": 16}
-    monkeypatch.setattr(piloting, "configure", lambda *a, **fields: chosen(*a, **{**fields, **smaller}))
+    monkeypatch.setattr(budget, "configure", lambda *a, **fields: chosen(*a, **{**fields, **smaller}))
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +82,11 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
+def names(folder) -> set[str]:
+    """What lies in a folder; the .parquet beside an embedding is there only where pyarrow is."""
+    return {path.name for path in folder.iterdir()} - {"embedding.parquet"}
+
+
 def rows(path) -> list[dict]:
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -89,8 +97,7 @@ def test_a_folder_becomes_features_neighbours_scores_and_a_page(tmp_path, folder
     images = found.images
     # The stored encoder gives the stored features, row by row the files' names.
     (stored,) = (tmp_path / "out").rglob("*-seed0.safetensors")
-    written = {p.name for p in (tmp_path / "out").iterdir()}
-    assert written == {"run", "embedding.npz", "neighbours.csv", "anomalies.csv", "report.html"}
+    assert names(tmp_path / "out") == {"run", "embedding.npz", "neighbours.csv", "anomalies.csv", "report.html"}
     kept = load_embedding(tmp_path / "out" / "embedding.npz")
     assert kept.names == images.paths
     torch.testing.assert_close(kept.features, extract_features(load_encoder(stored), images.images))
@@ -107,9 +114,12 @@ def test_a_folder_becomes_features_neighbours_scores_and_a_page(tmp_path, folder
         [float(row["Mahalanobis"]) for row in scores], mahalanobis_anomaly(kept.features), atol=1e-4
     )
     # Class folders score, and are not shown to training.
-    assert set(found.training["metrics"]) == {"label_free", "label_free_low", "label_free_high"}
+    assert set(found.learnt.record["metrics"]) == {"label_free", "label_free_low", "label_free_high"}
     assert found.precision.keys() == found.auroc.keys() == {"raw pixels", "untrained network", "this encoder"}
     assert int(found.odd.sum()) == 15
+    # The structure on the page is the label-free score of the stored encoder, with its interval.
+    score = label_free(load_encoder(stored), images.images, 0, 40, 10)
+    assert found.structure["this encoder"] == pytest.approx(score, abs=1e-5)
     text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     read = Page(text)
     assert all(source.startswith("data:image/jpeg;base64,") for source in read.sources)
@@ -122,6 +132,7 @@ def test_a_folder_becomes_features_neighbours_scores_and_a_page(tmp_path, folder
         "1 group of near duplicates",
         STRANGE,
         "AUROC",
+        f"{score['label_free_low']:.3f} to {score['label_free_high']:.3f}",
     ):
         assert told in words
     headings = re.findall(r"<h2>(.*?)</h2>", text)
@@ -134,7 +145,7 @@ def test_with_an_encoder_nothing_is_trained_and_a_flat_folder_has_no_scores_by_l
     for path in folder.rglob("[0-9]*.png"):
         (flat / path.name).write_bytes(path.read_bytes())
     found = pilot(flat, tmp_path / "out", encoder=str(encoder), progress=False)
-    assert found.training is None
+    assert found.learnt.record is None
     assert not list((tmp_path / "out").rglob("*.safetensors"))
     expected = extract_features(load_encoder(encoder), load_images(flat).images)
     torch.testing.assert_close(found.embedding.features, expected)
@@ -184,7 +195,7 @@ def test_a_disk_that_fills_up_costs_only_what_comes_after(tmp_path, folder, enco
     monkeypatch.setattr(piloting, "write_text", full)
     with pytest.raises(SystemExit, match=r"sagkit.pilot: .*No space left on device.*report.html"):
         main([str(folder), "--out", str(tmp_path / "out"), "--encoder", str(encoder)])
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"embedding.npz", "neighbours.csv", "anomalies.csv"}
+    assert names(tmp_path / "out") == {"embedding.npz", "neighbours.csv", "anomalies.csv"}
 
 
 @pytest.mark.parametrize("n", [32, 60, 766, 50_000])
@@ -203,7 +214,7 @@ def test_the_estimate_is_steps_times_the_time_of_one(tmp_path, monkeypatch):
         return step(trainer, number, index)
 
     monkeypatch.setattr(Trainer, "step", slow)
-    monkeypatch.setattr(piloting.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(budget.time, "perf_counter", lambda: clock[0])
     config = settings(200, tmp_path, "x")
     assert seconds_per_epoch(config, shapes(200, size=16)) == 2.5 * (200 // config.batch_size)
     assert not list(tmp_path.iterdir())
