@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "record": {"checkpoint", "model"},
     "retrieve": {"checkpoint", "graph", "model"},
     "anomaly": {"graph", "retrieve"},
-    "evaluate": {"augment", "data", "hierarchy", "metrics", "model", "subsets"},
+    "evaluate": {"augment", "data", "hierarchy", "metrics", "model", "subsets", "vectors"},
     "speed": {"markdown"},
     "zoo": {"model", "record"},
     "validity": {"augment", "data", "evaluate", "markdown", "metrics", "record", "zoo"},
@@ -41,9 +41,23 @@ MAY_IMPORT = {
     "figures": {"augment", "data", "graph", "hierarchy", "plots", "views", "walk"},
     "purity": {"augment", "data", "graph", "hierarchy", "markdown", "model", "record", "walk"},
     "report": {"checkpoint", "cost", "data", "evaluate", "markdown", "purity", "record", "speed", "validity"},
-    "build": {"config", "controls", "distill", "methods", "model", "pairing"},
-    "trainer": {"augment", "build", "checkpoint", "config", "data", "hierarchy"}
-    | {"methods", "model", "optim", "record", "subsets"},
+    "vectors": {"imageset"},
+    "waves": {"vectors"},
+    "model": {"dense"},
+    "build": {
+        "augment",
+        "config",
+        "controls",
+        "dense",
+        "distill",
+        "imageset",
+        "methods",
+        "model",
+        "pairing",
+        "vectors",
+    },
+    "trainer": {"build", "checkpoint", "config", "data", "hierarchy"}
+    | {"methods", "model", "optim", "record", "subsets", "vectors"},
     "doctor": {"build", "checkpoint", "config", "data", "metrics", "trainer", "walk"},
     "pilotpage": {"data", "doctor", "page", "retrieve", "timing"},
     "budget": {"build", "config", "data", "train", "trainer"},
@@ -51,7 +65,8 @@ MAY_IMPORT = {
     | {"record", "retrieve", "timing"},
     "search": {"build", "config", "data", "evaluate", "graph", "train"},
     "tune": {"config", "record", "regret", "search"},
-    "train": {"build", "config", "data", "doctor", "evaluate", "model", "record", "subsets", "timing", "trainer"},
+    "train": {"build", "config", "data", "doctor", "evaluate", "model", "record", "subsets", "timing", "trainer"}
+    | {"vectors"},
 }
 
 
