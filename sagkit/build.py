@@ -20,7 +20,6 @@ from sagkit.config import PROFILES, Config
 from sagkit.controls import PAIRS, make_pairing
 from sagkit.dense import NAME
 from sagkit.distill import DINO, IJEPA
-from sagkit.imageset import ImageSet
 from sagkit.methods import (
     METHODS,
     DatasetSAGBarlowTwins,
@@ -34,7 +33,7 @@ from sagkit.methods import (
 )
 from sagkit.model import Encoder, make_encoder, make_projector
 from sagkit.pairing import Queue
-from sagkit.vectors import TRIED, VectorSet
+from sagkit.vectors import TRIED, Examples, VectorSet
 
 GRAPH_FIELDS = ("k", "length", "temperature", "kernel", "mutual", "restart", "confident")
 SCOPES = ("batch", "queue", "dataset")
@@ -110,7 +109,7 @@ def make_fabric(config: Config) -> Fabric:
         raise ValueError(f"{setting} cannot be had here ({error}): try --accelerator cpu --devices 1") from None
 
 
-def build_encoder(config: Config, train: ImageSet | VectorSet) -> Encoder:
+def build_encoder(config: Config, train: Examples) -> Encoder:
     """The encoder of a configuration under the statistics of what it is trained on, tried once.
 
     Raises:
@@ -138,7 +137,7 @@ def build_encoder(config: Config, train: ImageSet | VectorSet) -> Encoder:
     return encoder.train()
 
 
-def build_views(config: Config, train: ImageSet | VectorSet) -> tuple[Callable, Callable]:
+def build_views(config: Config, train: Examples) -> tuple[Callable, Callable]:
     """The view of a configuration, and the small local one; of vectors, both are their own."""
     if isinstance(train, VectorSet):
         return train.view, train.view
@@ -147,7 +146,7 @@ def build_views(config: Config, train: ImageSet | VectorSet) -> tuple[Callable, 
     return view, Augmentation(size=config.local_size, crop_scale=(LOCAL_SMALLEST, config.crop_min), **recipe)
 
 
-def fingerprint(train: ImageSet | VectorSet) -> str:
+def fingerprint(train: Examples) -> str:
     """Shape and checksum of what is trained on and, of vectors, of what their view makes of the first of them."""
     told = f"{tuple(train.images.shape)} {zlib.crc32(train.images.numpy()):08x}"
     if isinstance(train, VectorSet):

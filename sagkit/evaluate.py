@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from sagkit.augment import Augmentation, in_bytes
-from sagkit.data import ImageSet
 from sagkit.hierarchy import class_distances, superclasses
 from sagkit.metrics.labelfree import structure_score
 from sagkit.metrics.local import knn_accuracy, linear_probe
@@ -22,7 +21,7 @@ from sagkit.metrics.semantic import rank_correlation
 from sagkit.metrics.tree import hierarchy_figures
 from sagkit.model import extract_features
 from sagkit.subsets import family, left_out
-from sagkit.vectors import VectorSet
+from sagkit.vectors import Examples, VectorSet
 
 KINDS = ("pairs", "pairs-all", "confusion", "centroid", "centroid-whitened")
 # Views behind label-free scores. Strong colour changes undo what untrained networks and pixels go by [K]: hue all round
@@ -94,8 +93,8 @@ def local(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, co
 
 def evaluate(
     encoder: nn.Module,
-    bank: ImageSet | VectorSet,
-    queries: ImageSet | VectorSet,
+    bank: Examples,
+    queries: Examples,
     data: str,
     probe: bool = True,
     seed: int = 0,
@@ -126,7 +125,7 @@ def judged(
     bank: Tensor,
     bank_labels: Tensor,
     features: Tensor,
-    queries: ImageSet,
+    queries: Examples,
     data: str,
     probe: bool = True,
     resamplings: int = 1000,
@@ -184,7 +183,7 @@ def recoloured_crop(images: Tensor, generator: torch.Generator) -> Tensor:
     return in_bytes(CHANGED(images, generator))
 
 
-def view_of(queries: ImageSet | VectorSet) -> Callable[[Tensor, torch.Generator], Tensor]:
+def view_of(queries: Examples) -> Callable[[Tensor, torch.Generator], Tensor]:
     """The change behind the label-free score of a set: that of images, or of vectors their own."""
     return queries.view if isinstance(queries, VectorSet) else recoloured_crop
 

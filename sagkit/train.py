@@ -20,7 +20,7 @@ import torch
 
 from sagkit.build import check, make_fabric, native_precision
 from sagkit.config import Config, configure
-from sagkit.data import ImageSet, load_bank, load_images
+from sagkit.data import load_bank, load_images
 from sagkit.doctor import examine_run, tell
 from sagkit.evaluate import evaluate, label_free, local, references, structure, view_of
 from sagkit.model import Encoder, extract_features
@@ -28,7 +28,7 @@ from sagkit.record import load_encoder, provenance, save_encoder, snapshot_path,
 from sagkit.subsets import family
 from sagkit.timing import peak_memory
 from sagkit.trainer import Trainer, stream
-from sagkit.vectors import VectorSet
+from sagkit.vectors import Examples, VectorSet
 
 READOUT_BANK, READOUT_QUERIES = 5000, 1000
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # else every fit announces its precision
@@ -45,8 +45,8 @@ class Run:
 
 def fit(
     config: Config,
-    train: ImageSet | VectorSet | None = None,
-    queries: ImageSet | VectorSet | None = None,
+    train: Examples | None = None,
+    queries: Examples | None = None,
     progress: bool = True,
     after_epoch: Callable[[Trainer], None] | None = None,
 ) -> Run:
@@ -103,7 +103,7 @@ def fit(
     return finish(trainer, queries)
 
 
-def readout(encoder: Encoder, train: ImageSet | VectorSet, config: Config) -> dict[str, float]:
+def readout(encoder: Encoder, train: Examples, config: Config) -> dict[str, float]:
     """kNN and Spearman on a fixed sample of the training images: for watching a run, never for a table."""
     if train.labels is None:
         return label_free(encoder, train.images, view=view_of(train))
@@ -118,7 +118,7 @@ def readout(encoder: Encoder, train: ImageSet | VectorSet, config: Config) -> di
     return figures | structure(h_asked, labels, primary)
 
 
-def finish(trainer: Trainer, queries: ImageSet | VectorSet) -> Run:
+def finish(trainer: Trainer, queries: Examples) -> Run:
     """Store the encoder, evaluate it as stored, write the record, and drop the checkpoint."""
     config, clock, fabric = trainer.config, trainer.clock, trainer.fabric
     stored = trainer.path.with_suffix(".safetensors")

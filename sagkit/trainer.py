@@ -18,14 +18,13 @@ from lightning_fabric import Fabric
 from sagkit.build import build_encoder, build_method, build_views, fingerprint
 from sagkit.checkpoint import load_state, save_state
 from sagkit.config import Config
-from sagkit.data import ImageSet
 from sagkit.hierarchy import superclasses
 from sagkit.methods import only_process
 from sagkit.model import channels_last, extract_features
 from sagkit.optim import learning_rate, make_optimizer
 from sagkit.record import provenance, record_path
 from sagkit.subsets import family
-from sagkit.vectors import VectorSet
+from sagkit.vectors import Examples
 
 # Fields that may differ between a checkpoint and the run that continues it: they do not change what is computed.
 FREE_FIELDS = {"threads", "results", "runs", "data_root", "readout_every", "snapshots", "probe"}
@@ -59,7 +58,7 @@ def stream(seed: int, purpose: str, index: int = 0, device="cpu") -> torch.Gener
 class Trainer:
     """The state of a run between epochs: model, optimiser, log and clock, and where they are kept."""
 
-    def __init__(self, config: Config, fabric: Fabric, train: ImageSet | VectorSet):
+    def __init__(self, config: Config, fabric: Fabric, train: Examples):
         self.config, self.fabric, self.train = config, fabric, train
         self.path = record_path(config.results, config.profile, config.data, config.method, config.variant, config.seed)
         self.checkpoint = Path(config.runs) / self.path.relative_to(config.results).with_suffix(".safetensors")
@@ -208,7 +207,7 @@ class Trainer:
         self.epoch, self.log, self.clock = state["epoch"], state["log"], Clock(**state["clock"])
 
 
-def superclass_of_each(data: str, images: ImageSet | VectorSet) -> torch.Tensor | None:
+def superclass_of_each(data: str, images: Examples) -> torch.Tensor | None:
     """Superclass of every image (N,), or None where none are known."""
     if images.labels is None:
         return None

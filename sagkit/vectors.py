@@ -17,11 +17,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sagkit.imageset import check_labels
+from sagkit.imageset import ImageSet, check_labels
 
 View = Callable[[Tensor, torch.Generator], Tensor]
 TRIED = 8  # rows that a view is tried on
@@ -44,9 +45,9 @@ class VectorSet:
             labels outside the classes.
     """
 
-    values: Tensor
+    values: Tensor | np.ndarray  # tensors once made
     view: View
-    labels: Tensor | None = None
+    labels: Tensor | np.ndarray | None = None
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self):
@@ -99,7 +100,7 @@ class TableView:
         noise: standard deviation of Gaussian noise, in standard deviations of the column, at least 0.
     """
 
-    bank: Tensor
+    bank: Tensor | np.ndarray  # a tensor once made
     mask: float = 0.3
     noise: float = 0.1
 
@@ -165,6 +166,9 @@ def stretch(
     after = (before + 1).clamp(max=last)
     left, right = (x.gather(2, at[:, None].expand_as(x)) for at in (before, after))
     return torch.lerp(left, right, (place - before)[:, None])
+
+
+Examples = ImageSet | VectorSet  # what can be trained on
 
 
 def _require_finite(values: Tensor, what: str) -> None:
