@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sagkit.anomaly import auroc, knn_anomaly, mahalanobis_anomaly, walk_anomaly
+from sagkit.anomaly import SCORES, auroc
 from sagkit.budget import train_within
 from sagkit.checkpoint import write_text
 from sagkit.data import ImageSet, load_images
@@ -32,7 +32,6 @@ from sagkit.record import load_encoder
 from sagkit.retrieve import Index, embed, near_duplicates, precision_at, save_embedding, write_neighbors, write_scores
 from sagkit.timing import Stopwatch
 
-SCORES = {"neighbours": knn_anomaly, "Mahalanobis": mahalanobis_anomaly, "walks": walk_anomaly}
 LEAST_IMAGES = 32
 STRUCTURE_IMAGES, RESAMPLINGS = 1000, 200  # behind the label-free score and its interval
 SHOWN = 12  # neighbours stored for each image
