@@ -139,9 +139,10 @@ def summary(record: dict) -> str:
     """The table with what it is and is not, as Markdown."""
     return (
         f"{to_markdown(table(record))}\n\n"
-        f"four superclasses of CIFAR-100 as a line (bank: {record['per_class']} training images of each class), test images of a fifth as anomalies; mean over {len(record['drawn'])} draws of (four, "
-        "fifth), ± is a 95 % t-interval over seeds; chance is 0.5, and 0.05 and 0.25 for the search. The encoders were "
-        "trained without labels on all 100 classes, the anomalies among them. Mahalanobis is not run on 3,072 pixels. "
+        f"four superclasses of CIFAR-100 as a line (bank: {record['per_class']} training images of each class), test "
+        f"images of a fifth as anomalies; mean over {len(record['drawn'])} draws of (four, fifth); ± is a 95 % "
+        "t-interval over seeds; chance is 0.5, and 0.05 and 0.25 for the search. The encoders were trained without "
+        "labels on all 100 classes, the anomalies among them. Mahalanobis is not run on 3,072 pixels. "
         f"{record['processor']}; `{record['command']}`, made at {record['commit'][:9]}."
     )
 
