@@ -17,8 +17,10 @@ from pathlib import Path
 import torch
 
 from sagkit.build import make_fabric, native_precision
+from sagkit.checkpoint import load_state
 from sagkit.config import Config, configure
 from sagkit.data import ImageSet
+from sagkit.record import record_path
 from sagkit.train import Run, fit
 from sagkit.trainer import Trainer
 
@@ -62,10 +64,19 @@ def seconds_per_epoch(config: Config, train: ImageSet, steps: int = 3) -> float:
         return (time.perf_counter() - start) / steps * trainer.steps_per_epoch
 
 
+def begun(config: Config) -> int | None:
+    """Epochs that an interrupted training of the same place was to have, or None."""
+    path = record_path(config.runs, config.profile, config.data, config.method, config.variant, config.seed)
+    checkpoint = path.with_suffix(".safetensors")
+    return load_state(checkpoint)["config"]["epochs"] if checkpoint.exists() else None
+
+
 def train_within(
     images: ImageSet, out: Path, source: str, minutes: float, epochs: int | None, seed: int, progress: bool
 ) -> tuple[Run, float]:
     """Train without labels for about `minutes`; the run, and the seconds that were foretold.
+
+    A training that was interrupted under the same `out` is continued, with the epochs it began with.
 
     Args:
         images: to train on; their labels are not looked at.
@@ -78,7 +89,7 @@ def train_within(
     """
     unlabelled, config = ImageSet(images.images), settings(len(images), out, source, seed=seed)
     per_epoch = seconds_per_epoch(config, unlabelled)
-    epochs = epochs or max(LEAST_EPOCHS, min(MOST_EPOCHS, int(60 * minutes / per_epoch)))
+    epochs = epochs or begun(config) or max(LEAST_EPOCHS, min(MOST_EPOCHS, int(60 * minutes / per_epoch)))
     if progress:
         estimate = f"about {epochs * per_epoch / 60:.1f} minutes on this machine"
         print(f"training {config.encoder} for {epochs} epochs: {estimate}")

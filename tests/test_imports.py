@@ -62,7 +62,7 @@ MAY_IMPORT = {
     | {"methods", "model", "optim", "record", "subsets", "vectors"},
     "doctor": {"build", "checkpoint", "config", "data", "metrics", "trainer", "walk"},
     "pilotpage": {"data", "doctor", "page", "retrieve", "timing"},
-    "budget": {"build", "config", "data", "train", "trainer"},
+    "budget": {"build", "checkpoint", "config", "data", "record", "train", "trainer"},
     "pilot": {"anomaly", "budget", "checkpoint", "data", "doctor", "evaluate", "model", "photos", "pilotpage"}
     | {"record", "retrieve", "timing"},
     "search": {"build", "config", "data", "evaluate", "graph", "train"},

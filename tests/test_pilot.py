@@ -1,8 +1,10 @@
 """The pilot from a folder to its page: what is written, what it says, and what is kept when something fails."""
 
 import csv
+import os
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import torch
 from PIL import Image
 from scipy.spatial.distance import cdist
 
-from sagkit import budget
+from sagkit import budget, checkpoint
 from sagkit import pilot as piloting
 from sagkit.anomaly import mahalanobis_anomaly
 from sagkit.budget import seconds_per_epoch, settings
@@ -184,18 +186,73 @@ def test_too_few_images_and_an_output_that_cannot_be_written_are_refused_at_once
         main(["--out", str(tmp_path / "out")])  # neither a folder nor --demo
 
 
-def test_a_disk_that_fills_up_costs_only_what_comes_after(tmp_path, folder, encoder, monkeypatch):
-    write = piloting.write_text
+WRITTEN = ["embedding.npz", "neighbours.csv", "anomalies.csv", "report.html"]
 
-    def full(path, text):
-        if path.name == "report.html":
+
+@pytest.mark.parametrize("last", WRITTEN)
+def test_a_disk_that_fills_up_costs_only_what_comes_after(tmp_path, folder, encoder, monkeypatch, last):
+    replace = os.replace
+
+    def full(draft, path):
+        if Path(path).name == last:
+            Path(draft).write_bytes(Path(draft).read_bytes()[:100])  # half of it is on the disk
             raise OSError(28, "No space left on device", str(path))
-        write(path, text)
+        replace(draft, path)
 
-    monkeypatch.setattr(piloting, "write_text", full)
-    with pytest.raises(SystemExit, match=r"sagkit.pilot: .*No space left on device.*report.html"):
+    monkeypatch.setattr(checkpoint.os, "replace", full)
+    with pytest.raises(SystemExit, match=rf"sagkit.pilot: .*No space left on device.*{last}") as stopped:
         main([str(folder), "--out", str(tmp_path / "out"), "--encoder", str(encoder)])
-    assert names(tmp_path / "out") == {"embedding.npz", "neighbours.csv", "anomalies.csv"}
+    assert "\n" not in str(stopped.value)
+    kept = set(WRITTEN[: WRITTEN.index(last)])
+    assert names(tmp_path / "out") == kept
+    if "embedding.npz" in kept:
+        assert len(load_embedding(tmp_path / "out" / "embedding.npz").names) == 48
+
+
+def test_a_training_that_was_interrupted_goes_on_with_the_epochs_it_began_with(tmp_path, folder, monkeypatch):
+    whole = pilot(folder, tmp_path / "whole", epochs=3, progress=False).learnt
+    save = Trainer.save
+
+    def full(trainer):
+        if trainer.epoch == 3:
+            raise OSError(28, "No space left on device", str(trainer.checkpoint))
+        save(trainer)
+
+    monkeypatch.setattr(Trainer, "save", full)
+    with pytest.raises(SystemExit, match=r"sagkit.pilot: .*No space left on device"):
+        main([str(folder), "--out", str(tmp_path / "out"), "--epochs", "3"])
+    assert names(tmp_path / "out") == {"run", "unfinished"}
+    monkeypatch.setattr(Trainer, "save", save)
+    again = pilot(folder, tmp_path / "out", minutes=1000, progress=False).learnt  # not the epochs of 1000 minutes
+    assert [entry["epoch"] for entry in again.record["log"]] == [1, 2, 3]
+    assert [e["loss"] for e in again.record["log"]] == [e["loss"] for e in whole.record["log"]]
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(again.network.state_dict()[name], value), name
+    assert "unfinished" not in names(tmp_path / "out")
+
+
+def test_every_kind_of_file_name_and_format_reaches_the_page(tmp_path, encoder):
+    drawn, mixed = shapes(40, size=32, seed=3).images, tmp_path / "my pictures"
+    place = mixed / "Zürich 東京" / "a b"
+    place.mkdir(parents=True)
+    for i, image in enumerate(drawn):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(place / f"№ {i:02d}.png")
+    picture = Image.fromarray(drawn[0].permute(1, 2, 0).numpy())
+    picture.convert("CMYK").save(mixed / "cmyk.tif")
+    picture.convert("RGBA").save(mixed / "alpha.png")
+    picture.save(mixed / "moving.gif", save_all=True, append_images=[picture.rotate(90)])
+    Image.fromarray(np.full((32, 32), 40_000, dtype=np.uint16)).save(mixed / "16 bit.png")
+    (mixed / "loop").symlink_to(mixed, target_is_directory=True)
+    (mixed / "cut.jpg").write_bytes((place / "№ 00.png").read_bytes()[:200])
+    (mixed / "notes.txt").write_text("no picture")
+    found = pilot(mixed, tmp_path / "out", encoder=str(encoder), progress=False)
+    others = {"16 bit.png", "alpha.png", "cmyk.tif", "moving.gif"}
+    assert set(found.embedding.names) == {f"Zürich 東京/a b/№ {i:02d}.png" for i in range(40)} | others
+    assert [name for name, _ in found.images.unreadable] == ["cut.jpg"]
+    assert load_embedding(tmp_path / "out" / "embedding.npz").names == found.embedding.names
+    words = " ".join(Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8")).words)
+    assert "44 images read" in words
+    assert {row["name"] for row in rows(tmp_path / "out" / "anomalies.csv")} == set(found.embedding.names)
 
 
 @pytest.mark.parametrize("n", [32, 60, 766, 50_000])
