@@ -46,6 +46,7 @@ MAY_IMPORT = {
     "vectors": {"imageset"},
     "waves": {"vectors"},
     "model": {"dense"},
+    "published": {"model"},
     "build": {
         "augment",
         "config",
@@ -60,7 +61,7 @@ MAY_IMPORT = {
     },
     "trainer": {"build", "checkpoint", "config", "data", "hierarchy"}
     | {"methods", "model", "optim", "record", "subsets", "vectors"},
-    "doctor": {"build", "checkpoint", "config", "data", "metrics", "trainer", "walk"},
+    "doctor": {"build", "checkpoint", "config", "metrics", "trainer", "vectors", "walk"},
     "pilotpage": {"data", "doctor", "page", "retrieve", "timing"},
     "budget": {"build", "checkpoint", "config", "data", "record", "train", "trainer"},
     "pilot": {"anomaly", "budget", "checkpoint", "data", "doctor", "evaluate", "model", "photos", "pilotpage"}

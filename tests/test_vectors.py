@@ -8,6 +8,7 @@ from sklearn.datasets import load_wine
 
 from sagkit.build import build_encoder
 from sagkit.config import configure
+from sagkit.doctor import replay
 from sagkit.evaluate import evaluate
 from sagkit.metrics.labelfree import structure_score
 from sagkit.metrics.semantic import rank_correlation
@@ -251,6 +252,17 @@ def test_a_checkpoint_of_another_view_is_not_continued(tmp_path):
     other = wine(TableView(load_wine().data, mask=0.5))
     with pytest.raises(ValueError, match="trained on other images"):
         fit(config, other, other, progress=False)
+
+
+def test_a_step_on_a_table_that_failed_is_kept_and_repeated(tmp_path):
+    with pytest.raises(ValueError, match=r"not finite.*kept for replay at") as failure:
+        fit(settings(tmp_path, lr=1e25, warmup_epochs=0), wine(), wine(), progress=False)
+    (kept,) = (tmp_path / "runs").rglob("*.step*.safetensors")
+    assert str(kept) in str(failure.value)
+    with pytest.raises(ValueError, match="not finite"):
+        replay(kept, wine())
+    with pytest.raises(ValueError, match="kept of other images"):
+        replay(kept, wine(TableView(load_wine().data, mask=0.5)))
 
 
 def test_another_seed_is_another_run(tmp_path):
