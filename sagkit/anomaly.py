@@ -75,6 +75,9 @@ def walk_anomaly(
     return torch.from_numpy(scores if queries is None else scores[len(bank) :]).float()
 
 
+SCORES = {"neighbours": knn_anomaly, "Mahalanobis": mahalanobis_anomaly, "walks": walk_anomaly}
+
+
 def symmetric_weights(features: Float[Tensor, "N F"], k: int):
     """Sparse (N, N) of max(0, centred cosine) between nodes of which one is among the other's k nearest."""
     from scipy.sparse import coo_array

@@ -1,18 +1,24 @@
-"""What a configuration asks for, made: its checks, its device and precision, its training method.
+"""What a configuration asks for, made: its checks, its device and precision, its views, encoder and training method.
 
-    check(config);  fabric = make_fabric(config);  method = build_method(config, encoder)
+    check(config);  fabric = make_fabric(config);  encoder = build_encoder(config, train)
+    view, local = build_views(config, train);      method = build_method(config, encoder)
 
 Below this module arguments are explicit; `trainer` stands on it. [K]
 """
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Callable
+
 import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from sagkit.augment import NO_COLOUR, Augmentation, channel_statistics
 from sagkit.config import PROFILES, Config
 from sagkit.controls import PAIRS, make_pairing
+from sagkit.dense import NAME
 from sagkit.distill import DINO, IJEPA
 from sagkit.methods import (
     METHODS,
@@ -25,12 +31,15 @@ from sagkit.methods import (
     VICReg,
     only_process,
 )
-from sagkit.model import make_projector
+from sagkit.model import Encoder, make_encoder, make_projector
 from sagkit.pairing import Queue
+from sagkit.vectors import TRIED, Examples, VectorSet
 
 GRAPH_FIELDS = ("k", "length", "temperature", "kernel", "mutual", "restart", "confident")
 SCOPES = ("batch", "queue", "dataset")
 WALKING = ("sag-vicreg", "barlow-twins")  # methods that may walk
+TWO_VIEWS = ("vicreg", *WALKING)  # methods that ask for two views and nothing else
+LOCAL_SMALLEST = 0.05  # area of a local view: from here to crop_min, where the global ones begin; DINO's authors
 
 
 def native_precision(accelerator: str = "auto") -> str:
@@ -98,6 +107,52 @@ def make_fabric(config: Config) -> Fabric:
     except (RuntimeError, ValueError) as error:
         setting = f"accelerator {config.accelerator!r}, devices {config.devices}, precision {config.precision!r}"
         raise ValueError(f"{setting} cannot be had here ({error}): try --accelerator cpu --devices 1") from None
+
+
+def build_encoder(config: Config, train: Examples) -> Encoder:
+    """The encoder of a configuration under the statistics of what it is trained on, tried once.
+
+    Raises:
+        ValueError: where it cannot encode a view, or the method needs images and gets vectors.
+    """
+    if isinstance(train, VectorSet):
+        if config.method not in TWO_VIEWS:
+            raise ValueError(f"{config.method} needs images: of vectors, choose one of {', '.join(TWO_VIEWS)}")
+        if NAME.fullmatch(config.encoder) is None:
+            raise ValueError(f"{config.encoder} encodes images: of vectors, use mlp-w128-l2; of series, conv1d-w32-l3")
+        encoder, blank = (
+            make_encoder(config.encoder, *train.statistics()),
+            train.values[:1].expand(2, *train.values[0].shape),
+        )
+        what, remedy = f"values {tuple(train.values.shape)}", "mlp takes (N, F), conv1d takes (N, C, T)"
+    else:
+        encoder = make_encoder(config.encoder, *channel_statistics(train.images))
+        blank = torch.zeros(2, 3, config.view_size, config.view_size)
+        what, remedy = f"views of {config.view_size} pixels", "change view_size or encoder"
+    try:
+        with torch.no_grad():
+            encoder.eval()(blank)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ValueError(f"{config.encoder} cannot encode {what} ({error}): {remedy}") from None
+    return encoder.train()
+
+
+def build_views(config: Config, train: Examples) -> tuple[Callable, Callable]:
+    """The view of a configuration, and the small local one; of vectors, both are their own."""
+    if isinstance(train, VectorSet):
+        return train.view, train.view
+    recipe = {"blur": config.blur, **({} if config.colour else NO_COLOUR)}
+    view = Augmentation(size=config.view_size, crop_scale=(config.crop_min, 1.0), **recipe)
+    return view, Augmentation(size=config.local_size, crop_scale=(LOCAL_SMALLEST, config.crop_min), **recipe)
+
+
+def fingerprint(train: Examples) -> str:
+    """Shape and checksum of what is trained on and, of vectors, of what their view makes of the first of them."""
+    told = f"{tuple(train.images.shape)} {zlib.crc32(train.images.numpy()):08x}"
+    if isinstance(train, VectorSet):
+        seen = train.view(train.values[:TRIED].clone(), torch.Generator().manual_seed(0))
+        told += f", view {zlib.crc32(seen.contiguous().numpy()):08x}"
+    return told
 
 
 def build_method(config: Config, encoder: nn.Module, gather=only_process, groups=None) -> Method:

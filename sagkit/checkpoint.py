@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 
@@ -22,10 +22,18 @@ def save_state(path: str | Path, state: Any) -> None:
 
     Raises:
         TypeError: for a value that is neither a tensor nor JSON.
+        OSError: where it cannot be written, on a full disk for one; the old file is kept.
     """
     tensors: dict[str, torch.Tensor] = {}
     skeleton = _strip(state, "", tensors)
-    write_atomically(path, lambda draft: save_file(tensors, draft, metadata={"skeleton": json.dumps(skeleton)}))
+
+    def write(draft: Path) -> None:
+        try:
+            save_file(tensors, draft, metadata={"skeleton": json.dumps(skeleton)})
+        except SafetensorError as error:  # is no OSError, whatever its cause
+            raise OSError(f"{path} cannot be written ({error})") from None
+
+    write_atomically(path, write)
 
 
 def load_state(path: str | Path) -> Any:

@@ -104,6 +104,16 @@ PROFILES: dict[str, dict] = {
     "tour": {"view_size": 16, "batch_size": 128, "lr": 1e-2, "epochs": 10, "readout_every": 0},
     "sweep": {**_CIFAR, "epochs": 6, "split": "fit"},
     "laptop": {**_CIFAR, "epochs": 16},
+    "vectors": {  # rows of a table, or series (with --encoder conv1d-w32-l3); see sagkit.vectors [K]
+        "data": "vectors",
+        "encoder": "mlp-w128-l2",
+        "projector_hidden": 128,
+        "projector_out": 128,
+        "epochs": 50,
+        "batch_size": 128,
+        "lr": 5e-3,
+        "readout_every": 0,
+    },
     "gpu": {**_RESNET18, "epochs": 200},
     "full": {**_RESNET18, "epochs": 1000},
 }

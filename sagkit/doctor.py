@@ -29,9 +29,9 @@ from torch import Tensor
 from sagkit.build import make_fabric
 from sagkit.checkpoint import load_state
 from sagkit.config import Config
-from sagkit.data import ImageSet
 from sagkit.metrics import candidates
 from sagkit.trainer import Trainer
+from sagkit.vectors import Examples
 from sagkit.walk import Pairs
 
 LEAST_SPREAD = 0.02
@@ -184,12 +184,12 @@ def examine_pairs(pairs: Pairs, labels: Tensor | None = None, view: Tensor | Non
     return [Diagnosis("walk pairs at chance", "warning", told, remedy)]
 
 
-def replay(path, train: ImageSet) -> dict[str, float]:
+def replay(path, train: Examples) -> dict[str, float]:
     """Repeat a step that a run kept because its loss was not finite; its loss terms, if they are finite this time.
 
     Args:
         path: the file that the run's error message names.
-        train: the images it trained on.
+        train: the images, or vectors, it trained on.
 
     Raises:
         ValueError: for other images, and again where the loss is not finite. Under scope queue the oldest batch of the

@@ -7,12 +7,13 @@ fractions, on clean images in evaluation mode. [K]
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sagkit.augment import Augmentation, in_bytes
-from sagkit.data import ImageSet
 from sagkit.hierarchy import class_distances, superclasses
 from sagkit.metrics.labelfree import structure_score
 from sagkit.metrics.local import knn_accuracy, linear_probe
@@ -20,6 +21,7 @@ from sagkit.metrics.semantic import rank_correlation
 from sagkit.metrics.tree import hierarchy_figures
 from sagkit.model import extract_features
 from sagkit.subsets import family, left_out
+from sagkit.vectors import Examples, VectorSet
 
 KINDS = ("pairs", "pairs-all", "confusion", "centroid", "centroid-whitened")
 # Views behind label-free scores. Strong colour changes undo what untrained networks and pixels go by [K]: hue all round
@@ -91,8 +93,8 @@ def local(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, co
 
 def evaluate(
     encoder: nn.Module,
-    bank: ImageSet,
-    queries: ImageSet,
+    bank: Examples,
+    queries: Examples,
     data: str,
     probe: bool = True,
     seed: int = 0,
@@ -112,7 +114,7 @@ def evaluate(
     Unlabelled data has the label-free figure only. Where the training set left classes out, "unseen_..." are the same
     figures, without probes, of queries of those classes alone, among all classes of the bank.
     """
-    figures = label_free(encoder, queries.images, seed, bootstrap=resamplings)
+    figures = label_free(encoder, queries.images, seed, bootstrap=resamplings, view=view_of(queries))
     if queries.labels is None:
         return figures
     features, banked = extract_features(encoder, queries.images), extract_features(encoder, bank.images)
@@ -123,7 +125,7 @@ def judged(
     bank: Tensor,
     bank_labels: Tensor,
     features: Tensor,
-    queries: ImageSet,
+    queries: Examples,
     data: str,
     probe: bool = True,
     resamplings: int = 1000,
@@ -176,13 +178,23 @@ def structure_and_tree(
     return figures
 
 
+def recoloured_crop(images: Tensor, generator: torch.Generator) -> Tensor:
+    """The change behind the label-free score of images; both uint8 (B, 3, H, W)."""
+    return in_bytes(CHANGED(images, generator))
+
+
+def view_of(queries: Examples) -> Callable[[Tensor, torch.Generator], Tensor]:
+    """The change behind the label-free score of a set: that of images, or of vectors their own."""
+    return queries.view if isinstance(queries, VectorSet) else recoloured_crop
+
+
 def label_free(
-    encoder: nn.Module, images: Tensor, seed: int = 0, n: int = 2000, bootstrap: int = 0
+    encoder: nn.Module, images: Tensor, seed: int = 0, n: int = 2000, bootstrap: int = 0, view=recoloured_crop
 ) -> dict[str, float]:
     """Label-free structure score of up to n images, clean against changed, with its interval if resampled."""
     generator = torch.Generator().manual_seed(seed)
     chosen = images[torch.randperm(len(images), generator=generator)[:n]]
-    clean, changed = (extract_features(encoder, view) for view in (chosen, in_bytes(CHANGED(chosen, generator))))
+    clean, changed = (extract_features(encoder, view) for view in (chosen, view(chosen, generator)))
     found = structure_score(clean, changed, bootstrap=bootstrap, seed=seed)
     figures = {"label_free": found.score}
     return figures | ({"label_free_low": found.low, "label_free_high": found.high} if bootstrap else {})

@@ -37,16 +37,7 @@ class ImageSet:
             raise ValueError(f"images must be uint8 (N, 3, H, W), got {found}: convert to 8-bit RGB, channels first")
         if self.paths is not None and len(self.paths) != len(images):
             raise ValueError(f"{len(self.paths)} paths for {len(images)} images: give one each, or None")
-        if labels is None:
-            if classes:
-                raise ValueError(f"{classes} class names without labels: give labels too, or no class names")
-            return
-        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-            found = f"{str(labels.dtype).removeprefix('torch.')} {tuple(labels.shape)}"
-            raise ValueError(f"labels must be int64 ({len(images)},), one an image, got {found}")
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-            found = f"{int(labels.min())}..{int(labels.max())}"
-            raise ValueError(f"labels must lie in [0, {classes - 1}] for {classes} class names, got {found}")
+        check_labels(labels, len(images), classes)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -60,3 +51,21 @@ class ImageSet:
             self.class_names,
             None if self.paths is None else tuple(self.paths[i] for i in rows.tolist()),
         )
+
+
+def check_labels(labels: Tensor | None, n: int, classes: int) -> None:
+    """Refuse labels that are not int64 (n,), positions among so many classes; None goes with no class alone.
+
+    Raises:
+        ValueError: naming what was found.
+    """
+    if labels is None:
+        if classes:
+            raise ValueError(f"{classes} class names without labels: give labels too, or no class names")
+        return
+    if labels.dtype != torch.int64 or labels.shape != (n,):
+        found = f"{str(labels.dtype).removeprefix('torch.')} {tuple(labels.shape)}"
+        raise ValueError(f"labels must be int64 ({n},), one an image, got {found}")
+    if n and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        found = f"{int(labels.min())}..{int(labels.max())}"
+        raise ValueError(f"labels must lie in [0, {classes - 1}] for {classes} class names, got {found}")

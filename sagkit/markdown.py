@@ -1,11 +1,34 @@
-"""Text tables, and the marked places in a Markdown file that they are set into."""
+"""Text tables, their cells, and the marked places in a Markdown file that they are set into."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pandas as pd
+from scipy.stats import t as student
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean of one figure over seeds; `half_width` of its 95 % interval is None below three seeds."""
+
+    mean: float
+    half_width: float | None
+
+    @classmethod
+    def over(cls, values: list[float]) -> Summary:
+        """Summarise one value per seed."""
+        series, n = pd.Series(values, dtype=float), len(values)
+        half = None if n < 3 else float(student.ppf(0.975, n - 1) * series.std(ddof=1) / n**0.5)
+        return cls(float(series.mean()), half)
+
+    def show(self, percent: bool, signed: bool = False) -> str:
+        """As text: `12.3 ± 0.4` for per cent, `0.123 ± 0.004` otherwise; differences with their sign."""
+        scale, digits = (100, 1) if percent else (1, 3)
+        spread = "" if self.half_width is None else f" ± {scale * self.half_width:.{digits}f}"
+        return f"{scale * self.mean:{'+' if signed else ''}.{digits}f}{spread}"
 
 
 def to_markdown(frame: pd.DataFrame) -> str:

@@ -21,6 +21,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchvision.models import resnet
 
+from sagkit.dense import dense_backbone
+
 NARROW = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet20": (3, 3, 3)}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's, and the VICReg authors'
 FULL = {"resnet18": resnet.resnet18, "resnet50": resnet.resnet50}
@@ -37,16 +39,17 @@ class Encoder(nn.Module):
         feature_width: F.
         mean: per channel, of the training images in [0, 1].
         std: per channel, likewise.
+        axes: of the input behind its channels: 2 for images, 1 for series, 0 for vectors.
     """
 
-    def __init__(self, backbone: nn.Module, feature_width: int, mean, std):
+    def __init__(self, backbone: nn.Module, feature_width: int, mean, std, axes: int = 2):
         super().__init__()
         self.backbone = backbone
         self.feature_width = feature_width
-        self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.as_tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
+        self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32).view(1, -1, *[1] * axes))
+        self.register_buffer("std", torch.as_tensor(std, dtype=torch.float32).view(1, -1, *[1] * axes))
 
-    def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F"]:
+    def forward(self, x: Float[Tensor, "B C ..."]) -> Float[Tensor, "B F"]:
         return self.backbone((x - self.mean) / self.std)
 
     def tokens(self, x: Float[Tensor, "B 3 H W"], keep: Int[Tensor, "B n"] | None = None) -> Float[Tensor, "B T F"]:
@@ -91,8 +94,9 @@ def make_encoder(name: str, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), pretra
         name: "resnet18" or "resnet50" (torchvision's, CIFAR stem); either with "-imagenet" (torchvision's own stem, for
             images from 64 pixels and published weights); "<resnet10|resnet18|resnet20>-w<width>" (narrow, for CPUs);
             "vit-d<width>-l<blocks>-p<patch>" (class token) and the same with "-avg" (no class token, mean of the
-            patches); "timm:<any timm backbone>". The last two need the optional extra `timm`.
-        mean: of the training images per channel, in [0, 1].
+            patches); "timm:<any timm backbone>". The last two need the optional extra `timm`. "mlp-w<width>-l<layers>"
+            for vectors, "conv1d-w<width>-l<layers>" for series; see `dense`.
+        mean: of the training images per channel, in [0, 1]; of vectors per column, of series per channel.
         std: likewise.
         pretrained: load published weights; timm backbones only, and needs a network or a filled cache.
 
@@ -101,6 +105,9 @@ def make_encoder(name: str, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), pretra
     """
     if pretrained and not name.startswith("timm:"):
         raise ValueError(f"no published weights for {name!r}: use a timm:... backbone or pretrained=False")
+    if name.startswith(("mlp-", "conv1d-")):
+        backbone, width, axes = dense_backbone(name, len(mean))
+        return Encoder(backbone, width, mean, std, axes)
     if name.startswith("timm:"):
         backbone, width = _timm_backbone(name.removeprefix("timm:"), pretrained)
     elif name.removesuffix("-imagenet") in FULL:
@@ -172,43 +179,6 @@ def _timm_backbone(name: str, pretrained: bool) -> tuple[nn.Module, int]:
     return backbone, getattr(backbone, "head_hidden_size", None) or backbone.num_features
 
 
-def load_vicreg_weights(encoder: Encoder, state: dict) -> None:
-    """Load the VICReg authors' published weights, or any of torchvision's names, into an encoder of ours.
-
-    Args:
-        encoder: "resnet50-imagenet" for the authors' resnet50; its channel statistics become ImageNet's, which the
-            weights expect, where the layers fit.
-        state: what torch.load gives: names as torchvision's (conv1.weight, layer1.0.conv1.weight, ...), or a whole
-            checkpoint, {"model": {"module.backbone.conv1.weight": ..., "module.projector.0.weight": ...}, ...}.
-            Projector and classifier (fc) are left out.
-
-    Raises:
-        ValueError: for names or shapes that do not fit; the encoder is then unchanged.
-    """
-    found = {name.removeprefix("module."): value for name, value in state.get("model", state).items()}
-    found = {name.removeprefix("backbone."): value for name, value in found.items()}
-    found = {name: value for name, value in found.items() if not name.startswith(("projector.", "fc."))}
-    wanted = encoder.backbone.state_dict()
-    absent, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-    if absent or extra:
-        raise ValueError(
-            f"the weights lack {len(absent)} of the encoder's {len(wanted)} entries ({', '.join(absent[:2])}) and have "
-            f"{len(extra)} others ({', '.join(extra[:2])}): use make_encoder of their architecture"
-        )
-    for name, value in wanted.items():
-        if found[name].shape != value.shape:
-            shapes = f"{name} is {tuple(found[name].shape)} in the weights and {tuple(value.shape)} in the encoder"
-            stem = (
-                "its stem is CIFAR's: use make_encoder('resnet50-imagenet')"
-                if name == "conv1.weight"
-                else "use its architecture"
-            )
-            raise ValueError(f"{shapes}: {stem}")
-    encoder.backbone.load_state_dict(found)
-    encoder.mean.copy_(torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
-    encoder.std.copy_(torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
-
-
 def make_projector(feature_width: int, hidden: int, out: int, layers: int = 3) -> nn.Sequential:
     """The authors' projector: `layers` linear maps, BatchNorm and ReLU between them, no bias in the last.
 
@@ -237,19 +207,25 @@ def extract_features(encoder: nn.Module, images: Tensor, batch_size: int = 500) 
     """Features of clean images in evaluation mode, float32, on the CPU; the encoder's mode is restored.
 
     Args:
-        encoder: module from (B, 3, H, W) floats in [0, 1] to (B, F).
-        images: uint8 (N, 3, H, W), on any device.
+        encoder: module from (B, 3, H, W) floats in [0, 1] to (B, F), or from vectors or series.
+        images: uint8 (N, 3, H, W), on any device; or float vectors (N, F) or series (N, C, T), taken as they are.
         batch_size: images at a time; changes memory, not results beyond float rounding.
 
     Raises:
         ValueError: for images of another dtype.
     """
-    if images.dtype != torch.uint8:
+    if images.dtype != torch.uint8 and images.ndim not in (2, 3):
         raise ValueError(f"images must be uint8 (0 to 255), got {images.dtype}: convert with (x * 255).byte()")
     device = next(encoder.parameters(), images).device  # a module without parameters runs where the images are
     training = encoder.training
     encoder.eval()
-    views = (chunk.to(device).float().div_(255) for chunk in images.split(batch_size))
-    features = [encoder(x.contiguous(memory_format=torch.channels_last)).float().cpu() for x in views]
+    scale = 255 if images.dtype == torch.uint8 else 1
+    views = (chunk.to(device).float() / scale for chunk in images.split(batch_size))
+    features = [encoder(channels_last(x)).float().cpu() for x in views]
     encoder.train(training)
     return torch.cat(features)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Images (B, C, H, W) in the memory layout that convolutions are fastest in; anything else as it is."""
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x

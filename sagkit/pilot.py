@@ -12,75 +12,29 @@ whole as soon as it is known, so that a later failure costs only what comes afte
 from __future__ import annotations
 
 import argparse
-import math
-import shutil
 import tempfile
-import time
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from sagkit.anomaly import auroc, knn_anomaly, mahalanobis_anomaly, walk_anomaly
-from sagkit.augment import Augmentation, in_bytes, two_views
-from sagkit.build import make_fabric, native_precision
+from sagkit.anomaly import SCORES, auroc
+from sagkit.budget import train_within
 from sagkit.checkpoint import write_text
-from sagkit.config import Config, configure
 from sagkit.data import ImageSet, load_images
 from sagkit.doctor import examine, examine_run
-from sagkit.metrics.labelfree import structure_score
+from sagkit.evaluate import label_free
 from sagkit.model import IMAGENET_MEAN, IMAGENET_STD, extract_features, make_encoder
 from sagkit.photos import ODD, make_photo_folder
-from sagkit.pilotpage import Findings, findings_page
+from sagkit.pilotpage import Findings, Learnt, findings_page
 from sagkit.record import load_encoder
 from sagkit.retrieve import Index, embed, near_duplicates, precision_at, save_embedding, write_neighbors, write_scores
-from sagkit.train import Run, fit
-from sagkit.trainer import Trainer
+from sagkit.timing import Stopwatch
 
-SCORES = {"neighbours": knn_anomaly, "Mahalanobis": mahalanobis_anomaly, "walks": walk_anomaly}
-LEAST_EPOCHS, MOST_EPOCHS = 10, 400
 LEAST_IMAGES = 32
-STRUCTURE_IMAGES, BOOTSTRAP = 400, 100
+STRUCTURE_IMAGES, RESAMPLINGS = 1000, 200  # behind the label-free score and its interval
 SHOWN = 12  # neighbours stored for each image
-
-
-def settings(n: int, out: Path, source: str, epochs: int = LEAST_EPOCHS, seed: int = 0) -> Config:
-    """The training of a pilot on n images: network by hardware, batch and neighbours by n."""
-    gpu = torch.cuda.is_available()
-    batch = max(16, min(256, 2 ** int(math.log2(n / 8))))  # small folders need the steps more than the batch
-    return configure(
-        "sag-vicreg",
-        "laptop",
-        data=source,
-        encoder="resnet18" if gpu else "resnet10-w16",
-        view_size=32,
-        batch_size=batch,
-        k=max(1, min(10, batch // 10)),
-        lr=2e-3,
-        epochs=epochs,
-        readout_every=max(1, epochs // 3),
-        precision=native_precision(),
-        seed=seed,
-        probe=False,
-        results=str(out / "run"),
-        runs=str(out / "unfinished"),  # not beside the record: a finished run deletes its checkpoint there
-    )
-
-
-def seconds_per_epoch(config: Config, train: ImageSet, steps: int = 3) -> float:
-    """Time an epoch would take, from a few steps of a trainer that is then thrown away; walks included."""
-    with tempfile.TemporaryDirectory() as scratch:
-        trial = replace(config, results=scratch, runs=scratch, walk_start=0.0, walk_warmup=0.0)
-        trainer = Trainer(trial, make_fabric(trial), train)
-        index = torch.arange(config.batch_size)
-        trainer.module.train()
-        float(trainer.step(0, index)["loss"])  # the first pays for allocation
-        start = time.perf_counter()
-        for step in range(1, steps + 1):
-            float(trainer.step(step, index)["loss"])
-        return (time.perf_counter() - start) / steps * trainer.steps_per_epoch
 
 
 def check_writable(out: Path) -> None:
@@ -120,39 +74,74 @@ def get_encoder(name: str) -> nn.Module:
     return load_encoder(name)
 
 
-def compare(encoder: nn.Module, images: ImageSet, odd: Tensor | None, view: int, seed: int):
-    """Structure, precision and AUROC of raw pixels, an untrained network and the encoder, by name."""
+def known_odd(images: ImageSet, name: str | None) -> Tensor | None:
+    """Which images are known anomalies, bool (N,); None where no class folder is named.
+
+    Raises:
+        ValueError: for a class folder that is not there.
+    """
+    if name is None:
+        return None
+    if name not in images.class_names:
+        raise ValueError(f"no class folder {name!r} of anomalies: there are {', '.join(images.class_names) or 'none'}")
+    return images.labels == images.class_names.index(name)
+
+
+def compare(encoder: nn.Module, images: ImageSet, odd: Tensor | None, seed: int) -> dict[str, dict]:
+    """Structure, precision and AUROC of raw pixels, an untrained network and the encoder, by field of Findings.
+
+    The label-free scores of the three are of the same images under the same changes.
+    """
     torch.manual_seed(seed)
-    untrained = make_encoder("resnet10-w16")
-    generator = torch.Generator().manual_seed(seed)
-    chosen = images.images[torch.randperm(len(images), generator=generator)[:STRUCTURE_IMAGES]]
-    views = [in_bytes(v) for v in two_views(chosen, Augmentation(size=view), generator)]
+    networks = {
+        "raw pixels": nn.Flatten(),
+        "untrained network": make_encoder("resnet10-w16"),
+        "this encoder": encoder,
+    }
     structure, precision, areas = {}, {}, {}
-    for name, f in {
-        "raw pixels": lambda x: x.flatten(1).float(),
-        "untrained network": lambda x: extract_features(untrained, x),
-        "this encoder": lambda x: extract_features(encoder, x),
-    }.items():
-        structure[name] = structure_score(*map(f, views), bootstrap=BOOTSTRAP, seed=seed)
-        features = f(images.images)
+    for name, network in networks.items():
+        structure[name] = label_free(network, images.images, seed, STRUCTURE_IMAGES, RESAMPLINGS)
+        features = extract_features(network, images.images)
         if images.labels is not None:
             usual = torch.ones(len(images), dtype=torch.bool) if odd is None else ~odd
             precision[name] = precision_at(features[usual], images.labels[usual])
-        if odd is not None and name != "raw pixels":
-            areas[name] = {kind: auroc(score(features), odd) for kind, score in SCORES.items()}
-        elif odd is not None:  # a covariance of 12,288 pixels has no meaning here
-            areas[name] = {kind: auroc(SCORES[kind](features), odd) for kind in ("neighbours", "walks")}
-    return structure, precision, areas
+        if odd is not None:  # a covariance of 12,288 pixels has no meaning
+            kinds = [kind for kind in SCORES if name != "raw pixels" or kind != "Mahalanobis"]
+            areas[name] = {kind: auroc(SCORES[kind](features), odd) for kind in kinds}
+    return {"structure": structure, "precision": precision, "auroc": areas}
+
+
+def learn(images: ImageSet, out: Path, source: str, encoder: str | None, progress: bool, **training) -> Learnt:
+    """The encoder that was asked for, or else one trained here; see `budget.train_within` for what training takes."""
+    if encoder is not None:
+        return Learnt(get_encoder(encoder), encoder)
+    run, estimate = train_within(images, out, source, progress=progress, **training)
+    return Learnt(run.encoder, f"{run.record['config']['encoder']}, trained here", run.record, estimate)
+
+
+def look(network: nn.Module, images: ImageSet, out: Path, watch: Stopwatch) -> dict:
+    """Write embedding.npz, neighbours.csv and anomalies.csv, each as soon as it is known; the same by field of
+    Findings."""
+    with watch("embedding"):
+        embedding = embed(network, images.images, images.paths)
+        save_embedding(out / "embedding.npz", embedding)
+    with watch("search"):
+        similarity, neighbors = Index(embedding.features).similar(min(SHOWN, len(images) - 1))
+        write_neighbors(out / "neighbours.csv", embedding.names, similarity, neighbors)
+    with watch("anomalies"):
+        anomaly = {name: score(embedding.features) for name, score in SCORES.items()}
+        write_scores(out / "anomalies.csv", embedding.names, anomaly)
+    return {"embedding": embedding, "similarity": similarity, "neighbors": neighbors, "anomaly": anomaly}
 
 
 def pilot(
     folder: str | Path,
     out: str | Path,
-    minutes: float = 10.0,
-    epochs: int | None = None,
-    encoder: str | None = None,
     size: int | None = None,
     odd_class: str | None = None,
+    encoder: str | None = None,
+    minutes: float = 10.0,
+    epochs: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Findings:
@@ -161,11 +150,11 @@ def pilot(
     Args:
         folder: of images.
         out: made if need be.
-        minutes: training time to aim for; 10 epochs are trained even if they take longer.
-        epochs: train so many instead.
-        encoder: start from this one and train nothing; see `get_encoder`.
         size: pixels the images are scaled to; see `load_images`.
         odd_class: class folder whose images are known anomalies, for AUROC.
+        encoder: start from this one and train nothing; see `get_encoder`.
+        minutes: training time to aim for; 10 epochs are trained even if they take longer.
+        epochs: train so many instead.
         seed: of weights, order, views, walks and samples.
         progress: print what happens, with a progress bar.
 
@@ -173,72 +162,27 @@ def pilot(
         ValueError: for a folder without enough images, an unknown class or encoder, or an unwritable `out`.
         OSError: where a file cannot be written; those before it are kept.
     """
-    out, say, seconds = Path(out), (print if progress else lambda *_: None), {}
+    out, watch = Path(out), Stopwatch()
     check_writable(out)
-    clock = time.perf_counter()
-
-    def lap(name: str) -> None:
-        nonlocal clock
-        seconds[name], clock = time.perf_counter() - clock, time.perf_counter()
-
-    images = read_folder(Path(folder), size)
-    odd = _known_odd(images, odd_class)
-    lap("reading and decoding")
-    duplicates = near_duplicates(images.images)
-    lap("near duplicates")
-    say(
-        f"{len(images):,} images, {len(images.unreadable)} files cannot be read, {len(duplicates)} groups of duplicates"
-    )
-    record, estimate, view = None, None, images.images.shape[2]
-    if encoder is None:
-        run, view, estimate = train(images, out, str(folder), minutes, epochs, seed, progress)
-        network, record, encoder = run.encoder, run.record, f"{run.record['config']['encoder']}, trained here"
-        lap("training")
-    else:
-        network = get_encoder(encoder)
-    embedding = embed(network, images.images, images.paths)
-    save_embedding(out / "embedding.npz", embedding)
-    lap("embedding")
-    similarity, neighbors = Index(embedding.features).similar(min(SHOWN, len(images) - 1))
-    write_neighbors(out / "neighbours.csv", embedding.names, similarity, neighbors)
-    lap("search")
-    anomaly = {name: score(embedding.features) for name, score in SCORES.items()}
-    write_scores(out / "anomalies.csv", embedding.names, anomaly)
-    lap("anomalies")
-    structure, precision, areas = compare(network, images, odd, view, seed)
-    lap("evaluation")
-    diagnoses = examine(embedding.features) + (examine_run(record["log"]) if record else [])
-    found = Findings(
-        str(folder), images, duplicates, record, encoder, embedding, similarity, neighbors, anomaly,
-        structure, precision, areas, odd, diagnoses, seconds, estimate,
-    )  # fmt: skip
-    write_text(out / "report.html", findings_page(found))
-    say(f"report: {out / 'report.html'}")
-    return found
-
-
-def train(
-    images: ImageSet, out: Path, source: str, minutes: float, epochs: int | None, seed: int, progress: bool
-) -> tuple[Run, int, float]:
-    """Train without labels for about `minutes`; the run, the size of its views, and the seconds that were foretold."""
-    unlabelled, config = ImageSet(images.images), settings(len(images), out, source, seed=seed)
-    per_epoch = seconds_per_epoch(config, unlabelled)
-    epochs = epochs or max(LEAST_EPOCHS, min(MOST_EPOCHS, int(60 * minutes / per_epoch)))
+    with watch("reading and decoding"):
+        images = read_folder(Path(folder), size)
+        odd = known_odd(images, odd_class)
+    with watch("near duplicates"):
+        groups = near_duplicates(images.images)
     if progress:
-        estimate = f"about {epochs * per_epoch / 60:.1f} minutes on this machine"
-        print(f"training {config.encoder} for {epochs} epochs: {estimate}")
-    config = settings(len(images), out, source, epochs, seed)
-    run = fit(config, unlabelled, unlabelled, progress)
-    shutil.rmtree(config.runs)  # the finished run's checkpoint was deleted: empty folders
-    return run, config.view_size, epochs * per_epoch
-
-
-def _known_odd(images: ImageSet, name: str | None) -> Tensor | None:
-    if name is None:
-        return None
-    if name not in images.class_names:
-        raise ValueError(f"no class folder {name!r} of anomalies: there are {', '.join(images.class_names) or 'none'}")
-    return images.labels == images.class_names.index(name)
+        broken = len(images.unreadable)
+        print(f"{len(images):,} images, {broken} files cannot be read, {len(groups)} groups of duplicates")
+    with watch("training" if encoder is None else "reading the encoder"):
+        learnt = learn(images, out, str(folder), encoder, progress, minutes=minutes, epochs=epochs, seed=seed)
+    seen = look(learnt.network, images, out, watch)
+    with watch("evaluation"):
+        seen |= compare(learnt.network, images, odd, seed)
+    diagnoses = examine(seen["embedding"].features) + (examine_run(learnt.record["log"]) if learnt.record else [])
+    found = Findings(str(folder), images, groups, learnt, odd, diagnoses, watch.read(), **seen)
+    write_text(out / "report.html", findings_page(found))
+    if progress:
+        print(f"report: {out / 'report.html'}")
+    return found
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sagkit.data import ImageSet
 from sagkit.doctor import Diagnosis
-from sagkit.metrics.labelfree import StructureScore
 from sagkit.page import page, paragraph, strip, table
 from sagkit.retrieve import Embedding
 from sagkit.timing import peak_memory
@@ -20,33 +20,38 @@ STRANGEST = 20  # two rows of the page
 LISTED = 20  # broken files and duplicate groups named
 
 
+class Learnt(NamedTuple):
+    """Where the encoder comes from: record of its run and seconds foretold, both None where it was given."""
+
+    network: nn.Module
+    name: str
+    record: dict | None = None
+    estimate: float | None = None
+
+
 @dataclass
 class Findings:
-    """All that the page shows, in the order it became known."""
+    """All that the page shows."""
 
     source: str
     images: ImageSet
     duplicates: list[list[int]]
-    training: dict | None  # the run's record, or None where an encoder was given
-    encoder: str
+    learnt: Learnt
+    odd: Tensor | None  # bool (N,), known anomalies
+    diagnoses: list[Diagnosis]
+    seconds: dict[str, float]
     embedding: Embedding
     similarity: Tensor  # (N, K)
     neighbors: Tensor  # (N, K)
     anomaly: dict[str, Tensor]  # score by name, (N,)
-    structure: dict[str, StructureScore]  # by embedding: raw pixels, untrained network, this encoder
+    structure: dict[str, dict[str, float]]  # `evaluate.label_free` by embedding: raw pixels, untrained network, ...
     precision: dict[str, float]  # at 10, where there are classes
     auroc: dict[str, dict[str, float]]  # by embedding and score, where anomalies are known
-    odd: Tensor | None  # bool (N,), known anomalies
-    diagnoses: list[Diagnosis]
-    seconds: dict[str, float]
-    estimate: float | None  # seconds of training, foretold
 
 
 def findings_page(found: Findings) -> str:
     """The page as HTML."""
-    lead = (
-        f"{len(found.images):,} images of {found.source}, seen through {found.encoder}. Labels were not used to train."
-    )
+    seen = f"{len(found.images):,} images of {found.source}, seen through {found.learnt.name}."
     sections = [
         ("In short", _short(found)),
         ("Data", _data(found)),
@@ -56,7 +61,7 @@ def findings_page(found: Findings) -> str:
         ("Anomalies", _anomalies(found)),
         ("Cost", _cost(found)),
     ]
-    return page("Pilot: what is in this folder", lead, sections)
+    return page("Pilot: what is in this folder", f"{seen} Labels were not used to train.", sections)
 
 
 def _label(name: str) -> list[str]:
@@ -69,12 +74,17 @@ def _count(n: int, what: str) -> str:
     return f"{n:,} {what}" + "s" * (n != 1)
 
 
+def _with_interval(structure: dict[str, float]) -> str:
+    low, high = structure["label_free_low"], structure["label_free_high"]
+    return f"{structure['label_free']:.2f} [{low:.2f}, {high:.2f}]"
+
+
 def _short(found: Findings) -> list[str]:
     pixels, here = found.structure["raw pixels"], found.structure["this encoder"]
     rows = [
         ["images", f"{len(found.images):,}, {len(found.images.unreadable)} more unreadable, "
          f"{_count(len(found.duplicates), 'group')} of near duplicates"],
-        ["structure", f"{here.score:.2f}, where raw pixels have {pixels.score:.2f} (at most 1)"],
+        ["label-free structure", f"{_with_interval(here)}, by raw pixels {_with_interval(pixels)} (at most 1)"],
     ]  # fmt: skip
     if found.precision:
         here, pixels = found.precision["this encoder"], found.precision["raw pixels"]
@@ -119,9 +129,9 @@ def _more(count: int) -> list[str]:
 def _training(found: Findings) -> list[str]:
     warned = [paragraph(f"{d.name}: {d.evidence}. Try: {d.remedy}.", "warning") for d in found.diagnoses]
     healthy = [] if warned else [paragraph("The doctor found nothing that looks wrong.")]
-    if found.training is None:
+    if found.learnt.record is None:
         return [paragraph("Nothing was trained: an encoder was given."), *warned, *healthy]
-    config, log = found.training["config"], found.training["log"]
+    config, log = found.learnt.record["config"], found.learnt.record["log"]
     text = (
         f"SAG-VICReg, {config['encoder']}, {config['epochs']} epochs of batches of {config['batch_size']}, "
         f"walks of {config['length']} steps over {config['k']} neighbours. The loss went from {log[0]['loss']:.2f} to "
@@ -135,13 +145,14 @@ def _training(found: Findings) -> list[str]:
 def _structure(found: Findings) -> list[str]:
     rows = []
     for name, s in found.structure.items():
-        interval = "none" if s.low is None else f"{s.low:.3f} to {s.high:.3f}"
-        rows.append([name, s.score, interval, *([found.precision[name]] if found.precision else [])])
-    head = ["embedding", "structure", "95 % interval", *(["precision@10"] if found.precision else [])]
+        interval = f"{s['label_free_low']:.3f} to {s['label_free_high']:.3f}"
+        rows.append([name, s["label_free"], interval, *([found.precision[name]] if found.precision else [])])
+    head = ["embedding", "label-free structure", "95 % interval", *(["precision@10"] if found.precision else [])]
     text = (
-        "Structure: do two altered views of the same images lie in the same arrangement? It needs no labels and is at "
-        "most 1. A score above both lines before it, with intervals that keep apart, says that training found an "
-        "arrangement that is in the pictures and not in the network."
+        "Label-free structure: are the images arranged in the same way after each has been recoloured and cropped? It "
+        "is the rank correlation of their distances before and after, at most 1; the interval is over images. An "
+        "encoder above both lines before it, with intervals that keep apart, has found an arrangement that is owed "
+        "neither to colour and frame nor to the network alone. Where colour is what matters, this score misleads."
     )
     more = "Precision@10: of an image's ten nearest, the share that lies in its own class folder."
     return [paragraph(text), *([paragraph(more)] if found.precision else []), table(head, rows)]
@@ -185,8 +196,8 @@ def _cost(found: Findings) -> list[str]:
     memory = peak_memory()["host"] / 2**10
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
     text = f"On {device}, {torch.get_num_threads()} threads; at most {memory:.1f} GB of memory."
-    if found.estimate is not None:
-        text += f" Training was estimated at {found.estimate:.0f} s before it began."
-    if found.training is not None:
-        text += f" Graph and walks took {found.training['walk_share']:.1%} of it."
+    if found.learnt.estimate is not None:
+        text += f" Training was estimated at {found.learnt.estimate:.0f} s before it began."
+    if found.learnt.record is not None:
+        text += f" Graph and walks took {found.learnt.record['walk_share']:.1%} of it."
     return [paragraph(text), table(["part", "seconds"], rows)]

@@ -56,15 +56,19 @@ def read_records(results) -> list[dict]:
 
 
 def save_encoder(path, encoder: Encoder, name: str) -> None:
-    """Store an encoder as float16, with its name and channel statistics."""
-    half = {k: v.half() if v.is_floating_point() else v for k, v in encoder.state_dict().items()}
+    """Store an encoder as float16, with its name and channel statistics.
+
+    Statistics of vectors and series stay float32: a column of years would lose its differences.
+    """
+    whole = set() if encoder.mean.ndim == 4 else {"mean", "std"}
+    half = {k: v.half() if v.is_floating_point() and k not in whole else v for k, v in encoder.state_dict().items()}
     save_state(path, {"name": name, "state": half})
 
 
 def load_encoder(path) -> Encoder:
     """Rebuild a stored encoder in float32 and evaluation mode."""
     stored = load_state(path)
-    encoder = make_encoder(stored["name"])
+    encoder = make_encoder(stored["name"], *(stored["state"][name].flatten() for name in ("mean", "std")))
     encoder.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in stored["state"].items()})
     return encoder.eval().to(memory_format=torch.channels_last)
 

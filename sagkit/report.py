@@ -13,17 +13,15 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
 import pandas as pd
-from scipy.stats import t as student
 
-from sagkit import assessment, purity, validity
+from sagkit import assessment, line, purity, validity
 from sagkit.checkpoint import write_text
 from sagkit.cost import costs, extrapolated
-from sagkit.markdown import fill_marked, to_markdown
+from sagkit.markdown import Summary, fill_marked, to_markdown
 from sagkit.record import provenance, read_records, write_record
 from sagkit.speed import bench_table, read_bench
 
@@ -42,27 +40,6 @@ FREE = {"seed", "threads", "precision", "accelerator", "devices", "results", "ru
 FREE |= {"readout_every", "snapshots", "probe", "resamplings"}
 PROBES = {"linear", "superclass_linear"}
 PERCENT = {"knn", "superclass_knn"} | PROBES
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Mean of one figure over seeds; `half_width` of its 95 % interval is None below three seeds."""
-
-    mean: float
-    half_width: float | None
-
-    @classmethod
-    def over(cls, values: list[float]) -> Summary:
-        """Summarise one value per seed."""
-        series, n = pd.Series(values, dtype=float), len(values)
-        half = None if n < 3 else float(student.ppf(0.975, n - 1) * series.std(ddof=1) / n**0.5)
-        return cls(float(series.mean()), half)
-
-    def show(self, percent: bool, signed: bool = False) -> str:
-        """As text: `12.3 ± 0.4` for per cent, `0.123 ± 0.004` otherwise; differences with their sign."""
-        scale, digits = (100, 1) if percent else (1, 3)
-        spread = "" if self.half_width is None else f" ± {scale * self.half_width:.{digits}f}"
-        return f"{scale * self.mean:{'+' if signed else ''}.{digits}f}{spread}"
 
 
 def rows_of(records: list[dict]) -> dict[str, list[dict]]:
@@ -158,15 +135,15 @@ def render(profile: str, train_set: str, records: list[dict]) -> str:
 
 def fill(text: str, records: list[dict], results: str | Path) -> str:
     """Set the tables between `<!-- table PROFILE TRAIN_SET -->`, `<!-- bench NAME -->`, `<!-- purity DATA -->`,
-    `<!-- validity DATA -->`, `<!-- assess DATA -->` and the closing marks, from run records and from the records of
-    benchmarks and studies in the folder of results."""
+    `<!-- validity DATA -->`, `<!-- assess DATA -->`, `<!-- line DATA -->` and the closing marks, from run records and
+    from the records of benchmarks and studies in the folder of results."""
 
     def study(name: str, summary: Callable[[dict], str], data: str) -> str:
         return summary(json.loads((Path(results) / f"{name}/{data}.json").read_text()))
 
     text = fill_marked(text, "table", lambda profile, train_set: render(profile, train_set, records))
     text = fill_marked(text, "bench", lambda name: bench_table(name, read_bench(results)))
-    for name, of in (("purity", purity), ("validity", validity), ("assess", assessment)):
+    for name, of in (("purity", purity), ("validity", validity), ("assess", assessment), ("line", line)):
         text = fill_marked(text, name, partial(study, name, of.summary))
     return text
 

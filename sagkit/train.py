@@ -20,14 +20,15 @@ import torch
 
 from sagkit.build import check, make_fabric, native_precision
 from sagkit.config import Config, configure
-from sagkit.data import ImageSet, load_bank, load_images
+from sagkit.data import load_bank, load_images
 from sagkit.doctor import examine_run, tell
-from sagkit.evaluate import evaluate, label_free, local, references, structure
+from sagkit.evaluate import evaluate, label_free, local, references, structure, view_of
 from sagkit.model import Encoder, extract_features
 from sagkit.record import load_encoder, provenance, save_encoder, snapshot_path, write_record
 from sagkit.subsets import family
 from sagkit.timing import peak_memory
 from sagkit.trainer import Trainer, stream
+from sagkit.vectors import Examples, VectorSet
 
 READOUT_BANK, READOUT_QUERIES = 5000, 1000
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # else every fit announces its precision
@@ -44,8 +45,8 @@ class Run:
 
 def fit(
     config: Config,
-    train: ImageSet | None = None,
-    queries: ImageSet | None = None,
+    train: Examples | None = None,
+    queries: Examples | None = None,
     progress: bool = True,
     after_epoch: Callable[[Trainer], None] | None = None,
 ) -> Run:
@@ -53,7 +54,7 @@ def fit(
 
     Args:
         config: the run; see `config.configure`.
-        train: training images; loaded by `config.data` when not given.
+        train: training images, or vectors under their view; loaded by `config.data` when not given.
         queries: images to evaluate on; likewise (test, or validation under split "fit").
         progress: show a progress bar on standard error.
         after_epoch: called before each epoch's checkpoint; may add to `trainer.log[-1]`, and stops the run by raising.
@@ -68,6 +69,8 @@ def fit(
     root = config.data_root or None
     if train is None:
         train = load_images(config.data, config.split, root=root)
+    if isinstance(train, VectorSet) != isinstance(queries, VectorSet):
+        raise ValueError("train and queries must both be vectors, or both images: give queries as a VectorSet, too")
     if queries is None:
         queries = load_images(config.data, "test" if config.split == "train" else "val", root=root)
     if config.batch_size > len(train):
@@ -100,10 +103,10 @@ def fit(
     return finish(trainer, queries)
 
 
-def readout(encoder: Encoder, train: ImageSet, config: Config) -> dict[str, float]:
+def readout(encoder: Encoder, train: Examples, config: Config) -> dict[str, float]:
     """kNN and Spearman on a fixed sample of the training images: for watching a run, never for a table."""
     if train.labels is None:
-        return label_free(encoder, train.images)
+        return label_free(encoder, train.images, view=view_of(train))
     order = torch.randperm(len(train), generator=stream(0, "readout"))
     bank = order[: min(READOUT_BANK, len(train) * 3 // 4)]
     asked = order[len(bank) : len(bank) + READOUT_QUERIES]
@@ -115,7 +118,7 @@ def readout(encoder: Encoder, train: ImageSet, config: Config) -> dict[str, floa
     return figures | structure(h_asked, labels, primary)
 
 
-def finish(trainer: Trainer, queries: ImageSet) -> Run:
+def finish(trainer: Trainer, queries: Examples) -> Run:
     """Store the encoder, evaluate it as stored, write the record, and drop the checkpoint."""
     config, clock, fabric = trainer.config, trainer.clock, trainer.fabric
     stored = trainer.path.with_suffix(".safetensors")

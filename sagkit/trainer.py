@@ -15,19 +15,17 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 
-from sagkit.augment import NO_COLOUR, Augmentation, channel_statistics
-from sagkit.build import build_method
+from sagkit.build import build_encoder, build_method, build_views, fingerprint
 from sagkit.checkpoint import load_state, save_state
 from sagkit.config import Config
-from sagkit.data import ImageSet
 from sagkit.hierarchy import superclasses
 from sagkit.methods import only_process
-from sagkit.model import Encoder, extract_features, make_encoder
+from sagkit.model import channels_last, extract_features
 from sagkit.optim import learning_rate, make_optimizer
 from sagkit.record import provenance, record_path
 from sagkit.subsets import family
+from sagkit.vectors import Examples
 
-LOCAL_SMALLEST = 0.05  # area of a local view: from here to crop_min, where the global ones begin; DINO's authors
 # Fields that may differ between a checkpoint and the run that continues it: they do not change what is computed.
 FREE_FIELDS = {"threads", "results", "runs", "data_root", "readout_every", "snapshots", "probe"}
 FREE_FIELDS |= {"accelerator", "resamplings"}
@@ -60,21 +58,17 @@ def stream(seed: int, purpose: str, index: int = 0, device="cpu") -> torch.Gener
 class Trainer:
     """The state of a run between epochs: model, optimiser, log and clock, and where they are kept."""
 
-    def __init__(self, config: Config, fabric: Fabric, train: ImageSet):
+    def __init__(self, config: Config, fabric: Fabric, train: Examples):
         self.config, self.fabric, self.train = config, fabric, train
         self.path = record_path(config.results, config.profile, config.data, config.method, config.variant, config.seed)
         self.checkpoint = Path(config.runs) / self.path.relative_to(config.results).with_suffix(".safetensors")
         for path in (self.path, self.checkpoint):
             path.parent.mkdir(parents=True, exist_ok=True)  # now rather than after hours of training
         self.origin = provenance()  # of the code that trains, whatever happens to the checkout meanwhile
-        self.fingerprint = f"{tuple(train.images.shape)} {zlib.crc32(train.images.numpy()):08x}"
+        self.fingerprint = fingerprint(train)
         self.images = train.images.to(fabric.device)
-        recipe = {"blur": config.blur, **({} if config.colour else NO_COLOUR)}
-        self.augmentation = Augmentation(size=config.view_size, crop_scale=(config.crop_min, 1.0), **recipe)
-        scale = LOCAL_SMALLEST, config.crop_min
-        self.local_augmentation = Augmentation(size=config.local_size, crop_scale=scale, **recipe)
-        encoder = make_encoder(config.encoder, *channel_statistics(train.images))
-        _try(encoder, config)
+        self.augmentation, self.local_augmentation = build_views(config, train)
+        encoder = build_encoder(config, train)
         gather = only_process if fabric.world_size == 1 else gather_through(fabric)
         groups = superclass_of_each(config.data, train)
         self.method = build_method(config, encoder, gather, groups).to(memory_format=torch.channels_last)
@@ -141,7 +135,7 @@ class Trainer:
             generator = stream(config.seed, f"views/{rank}", step, device)
             views = [self.augmentation(self.images[i], generator) for i in (index, partner)[: self.method.views]]
             local = [self.local_augmentation(self.images[index], generator) for _ in range(config.local_views)]
-        views, local = ([v.contiguous(memory_format=torch.channels_last) for v in some] for some in (views, local))
+        views, local = ([channels_last(view) for view in some] for some in (views, local))
         loss = self.module(*views, epoch, *([local] if local else []))
         if not torch.isfinite(loss.total):  # before the weights follow it; on a GPU the one wait of a step
             terms = ", ".join(f"{name} {float(value):.4g}" for name, value in loss.terms.items())
@@ -213,7 +207,7 @@ class Trainer:
         self.epoch, self.log, self.clock = state["epoch"], state["log"], Clock(**state["clock"])
 
 
-def superclass_of_each(data: str, images: ImageSet) -> torch.Tensor | None:
+def superclass_of_each(data: str, images: Examples) -> torch.Tensor | None:
     """Superclass of every image (N,), or None where none are known."""
     if images.labels is None:
         return None
@@ -222,18 +216,6 @@ def superclass_of_each(data: str, images: ImageSet) -> torch.Tensor | None:
     except ValueError:
         return None
     return torch.as_tensor(group)[images.labels]
-
-
-def _try(encoder: Encoder, config: Config) -> None:
-    blank = torch.zeros(2, 3, config.view_size, config.view_size)
-    try:
-        with torch.no_grad():
-            encoder.eval()(blank)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise ValueError(
-            f"{config.encoder} cannot encode views of {config.view_size} pixels ({error}): change view_size or encoder"
-        ) from None
-    encoder.train()
 
 
 def gather_through(fabric: Fabric):

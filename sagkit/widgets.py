@@ -16,6 +16,7 @@ import ipywidgets as ipw
 from matplotlib.figure import Figure
 
 from sagkit import views
+from sagkit.gallery import MOST, Gallery, search_view
 from sagkit.graph import KERNELS
 
 WIDE = {"description_width": "9em"}
@@ -136,3 +137,46 @@ def dendrogram_cutter(scene: views.Scene) -> Panel:
         "method": ipw.Dropdown(options=views.LINKAGES, value="average", description="linkage", style=WIDE),
     }
     return Panel(lambda **settings: views.dendrogram_view(scene, **settings), controls, "dendrogram")
+
+
+class SearchPanel(Panel):
+    """A panel whose results are buttons, by number: one click, or Tab and Enter, and the search goes on from there.
+
+    `steps` are the buttons, `back` returns to the query before.
+    """
+
+    def __init__(self, gallery: Gallery, controls: dict[str, ipw.Widget]):
+        self.gallery, self.before = gallery, []
+        self.steps = [ipw.Button(layout=ipw.Layout(width="4.2em")) for _ in range(MOST)]
+        self.back = ipw.Button(description="back", icon="arrow-left", disabled=True, layout=ipw.Layout(width="6em"))
+        super().__init__(lambda **settings: search_view(gallery, **settings), controls, "look-alike search")
+        for number, button in enumerate(self.steps):
+            button.on_click(lambda _, number=number: self._go(self.found[number]))
+        self.back.on_click(lambda _: self._return())
+        row = ipw.HBox([ipw.Label("search on from"), *self.steps, self.back], layout=ipw.Layout(flex_flow="row wrap"))
+        self.children = (*self.children[:1], row, *self.children[1:])
+
+    def _go(self, row: int) -> None:
+        self.before.append(self.controls["query"].value)
+        self.controls["query"].value = row
+
+    def _return(self) -> None:
+        self.controls["query"].value = self.before.pop()
+
+    def _redraw(self, change=None) -> None:
+        super()._redraw(change)
+        self.back.disabled = not self.before
+        if not self.message.value:
+            settings = {name: control.value for name, control in self.controls.items()}
+            self.found = self.gallery.alike(settings["query"], settings["results"])[1]
+        for number, button in enumerate(self.steps):
+            known = number < len(self.found)
+            button.description, button.disabled = str(number + 1), not known
+            button.tooltip = self.gallery.names[self.found[number]] if known else ""
+
+
+def look_alikes(gallery: Gallery, query: int = 0) -> SearchPanel:
+    """Search by example; a numbered button searches on from that result; see `gallery.search_view`."""
+    most = min(MOST, len(gallery) - 1)
+    controls = {"query": _number("image", query), "results": _whole("results", most, 1, most)}
+    return SearchPanel(gallery, controls)

@@ -114,14 +114,19 @@ def open_and_run(page, lab, notebook: str) -> None:
 
 def slider(page, label: str):
     """The handle of a slider, by the text before it, brought into view."""
-    row = page.locator(".widget-slider", has=page.locator(".widget-label", has_text=label)).first
-    for _ in range(60):  # cells far from the window are not in the page: scroll until the row is
+    row = in_view(page, page.locator(".widget-slider", has=page.locator(".widget-label", has_text=label)).first)
+    return row, row.locator(".noUi-handle")
+
+
+def in_view(page, row):
+    """A row of controls, once the page has been scrolled to it: cells far from the window are not in the page."""
+    for _ in range(60):
         if row.count():
             break
         page.mouse.wheel(0, 700)
         page.wait_for_timeout(250)
     row.scroll_into_view_if_needed(timeout=MINUTES)
-    return row, row.locator(".noUi-handle")
+    return row
 
 
 def drawing(row) -> str:
@@ -174,6 +179,35 @@ def test_a_slider_moves_by_keyboard_and_the_picture_follows(browser, lab, notebo
         assert drawing(row) == before
     except Exception:
         page.screenshot(path=SHOTS / f"{Path(notebook).stem}-failed.png")
+        raise
+    finally:
+        page.close()
+
+
+@pytest.mark.slow
+def test_a_search_goes_on_by_keyboard_and_back_returns(browser, lab):
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page = browser.new_page(viewport={"width": 1400, "height": 1300})
+    try:
+        page.mouse.move(700, 700)
+        open_and_run(page, lab, "10_your_own_images.ipynb")
+        label = page.locator(".widget-label", has_text="search on from")
+        row = in_view(page, page.locator(".widget-hbox", has=label).last)
+        before, drawn = drawing(row), None
+        for name in ("3", "back"):
+            button = row.get_by_role("button", name=name, exact=name == "3")  # back has an icon in its name
+            button.focus()
+            page.keyboard.press("Enter")
+            deadline = time.monotonic() + 60
+            while (drawing(row) == before) == (name == "3") and time.monotonic() < deadline:
+                page.wait_for_timeout(200)
+            drawn = drawing(row)
+            assert (drawn == before) == (name == "back")
+            if name == "3":
+                row.scroll_into_view_if_needed()
+                page.screenshot(path=SHOTS / "10_your_own_images.png")
+    except Exception:
+        page.screenshot(path=SHOTS / "10_your_own_images-failed.png")
         raise
     finally:
         page.close()

@@ -3,6 +3,7 @@
 import ast
 import json
 import math
+import resource
 import struct
 from collections import OrderedDict
 from pathlib import Path
@@ -146,6 +147,21 @@ def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path, error):
         write_atomically(path, write)
     assert path.read_text() == "old"
     assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_a_disk_that_takes_no_more_is_told_as_such_and_the_old_state_stays(tmp_path):
+    path = tmp_path / "state.safetensors"
+    save_state(path, {"x": torch.ones(3)})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))  # the system itself refuses to write more
+    try:
+        with pytest.raises(OSError, match=r"state.safetensors cannot be written \(.*File too large") as refusal:
+            save_state(path, {"x": torch.ones(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(refusal.value)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert torch.equal(load_state(path)["x"], torch.ones(3))
 
 
 def test_a_reader_of_the_old_file_is_not_disturbed(tmp_path):

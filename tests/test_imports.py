@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "record": {"checkpoint", "model"},
     "retrieve": {"checkpoint", "graph", "model"},
     "anomaly": {"graph", "retrieve"},
-    "evaluate": {"augment", "data", "hierarchy", "metrics", "model", "subsets"},
+    "evaluate": {"augment", "data", "hierarchy", "metrics", "model", "subsets", "vectors"},
     "speed": {"markdown"},
     "zoo": {"model", "record"},
     "validity": {"augment", "data", "evaluate", "markdown", "metrics", "record", "zoo"},
@@ -37,35 +37,40 @@ MAY_IMPORT = {
     "floors": {"data", "metrics"},
     "assess": {"assessment", "data", "evaluate", "floors", "metrics", "model", "plots", "record", "sources"},
     "views": {"graph", "hierarchy", "loss", "plots", "purity", "walk"},
-    "widgets": {"graph", "views"},
+    "gallery": {"plots", "retrieve"},
+    "widgets": {"gallery", "graph", "views"},
     "figures": {"augment", "data", "graph", "hierarchy", "plots", "views", "walk"},
     "purity": {"augment", "data", "graph", "hierarchy", "markdown", "model", "record", "walk"},
-    "report": {"assessment", "checkpoint", "cost", "data", "evaluate", "markdown", "purity", "record", "speed"}
+    "line": {"anomaly", "data", "hierarchy", "markdown", "model", "record", "retrieve"},
+    "report": {"assessment", "line", "checkpoint", "cost", "data", "evaluate", "markdown", "purity", "record", "speed"}
     | {"validity"},
-    "build": {"config", "controls", "distill", "methods", "model", "pairing"},
-    "trainer": {"augment", "build", "checkpoint", "config", "data", "hierarchy"}
-    | {"methods", "model", "optim", "record", "subsets"},
-    "doctor": {"build", "checkpoint", "config", "data", "metrics", "trainer", "walk"},
-    "pilotpage": {"data", "doctor", "metrics", "page", "retrieve", "timing"},
-    "pilot": {
-        *{
-            "anomaly",
-            "augment",
-            "build",
-            "checkpoint",
-            "config",
-            "data",
-            "doctor",
-            "metrics",
-            "model",
-            "photos",
-            "pilotpage",
-        },
-        *{"record", "retrieve", "train", "trainer"},
+    "vectors": {"imageset"},
+    "waves": {"vectors"},
+    "model": {"dense"},
+    "published": {"model"},
+    "build": {
+        "augment",
+        "config",
+        "controls",
+        "dense",
+        "distill",
+        "imageset",
+        "methods",
+        "model",
+        "pairing",
+        "vectors",
     },
+    "trainer": {"build", "checkpoint", "config", "data", "hierarchy"}
+    | {"methods", "model", "optim", "record", "subsets", "vectors"},
+    "doctor": {"build", "checkpoint", "config", "metrics", "trainer", "vectors", "walk"},
+    "pilotpage": {"data", "doctor", "page", "retrieve", "timing"},
+    "budget": {"build", "checkpoint", "config", "data", "record", "train", "trainer"},
+    "pilot": {"anomaly", "budget", "checkpoint", "data", "doctor", "evaluate", "model", "photos", "pilotpage"}
+    | {"record", "retrieve", "timing"},
     "search": {"build", "config", "data", "evaluate", "graph", "train"},
     "tune": {"config", "record", "regret", "search"},
-    "train": {"build", "config", "data", "doctor", "evaluate", "model", "record", "subsets", "timing", "trainer"},
+    "train": {"build", "config", "data", "doctor", "evaluate", "model", "record", "subsets", "timing", "trainer"}
+    | {"vectors"},
 }
 
 
@@ -110,7 +115,7 @@ def test_the_rules_name_modules_that_exist_and_leave_no_circle():
 
 def test_only_what_makes_a_trainer_reads_configuration():
     readers = {part(name) for name, path in MODULES.items() if "config" in imports_of(path)}
-    assert readers == {"build", "doctor", "pilot", "search", "train", "trainer", "tune"}
+    assert readers == {"build", "budget", "doctor", "search", "train", "trainer", "tune"}
 
 
 def loaded_by(code: str) -> set[str]:

@@ -9,7 +9,8 @@ from torchvision.models import resnet18, resnet50
 from torchvision.models.resnet import BasicBlock
 from torchvision.transforms.functional import normalize
 
-from sagkit.model import Encoder, NarrowResNet, extract_features, load_vicreg_weights, make_encoder, make_projector
+from sagkit.model import Encoder, NarrowResNet, extract_features, make_encoder, make_projector
+from sagkit.published import load_vicreg_weights
 
 
 def count(module: nn.Module) -> int:

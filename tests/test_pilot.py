@@ -1,8 +1,10 @@
 """The pilot from a folder to its page: what is written, what it says, and what is kept when something fails."""
 
 import csv
+import os
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,13 +12,16 @@ import torch
 from PIL import Image
 from scipy.spatial.distance import cdist
 
+from sagkit import budget, checkpoint
 from sagkit import pilot as piloting
 from sagkit.anomaly import mahalanobis_anomaly
+from sagkit.budget import seconds_per_epoch, settings
 from sagkit.data import load_images, shapes
+from sagkit.evaluate import label_free
 from sagkit.model import extract_features, make_encoder
 from sagkit.page import page, picture, strip, table
 from sagkit.photos import ODD, make_photo_folder
-from sagkit.pilot import main, pilot, seconds_per_epoch, settings
+from sagkit.pilot import main, pilot
 from sagkit.record import load_encoder, save_encoder
 from sagkit.retrieve import load_embedding, near_duplicates
 from sagkit.trainer import Trainer
@@ -27,13 +32,13 @@ STRANGE = "<b>ünï & 日本"  # a class folder whose name is no harmless HTML
 @pytest.fixture(autouse=True)
 def quick(tmp_path, monkeypatch):
     monkeypatch.setenv("SAGKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(piloting, "BOOTSTRAP", 10)
+    monkeypatch.setattr(piloting, "RESAMPLINGS", 10)
     monkeypatch.setattr(piloting, "STRUCTURE_IMAGES", 40)
     narrow = piloting.make_encoder
     monkeypatch.setattr(piloting, "make_encoder", lambda name, *a, **k: narrow(name.replace("-w16", "-w4"), *a, **k))
-    chosen = piloting.configure
+    chosen = budget.configure
     smaller = {"encoder": "resnet10-w4", "projector_hidden": 16, "projector_out": 16, "view_size": 16}
-    monkeypatch.setattr(piloting, "configure", lambda *a, **fields: chosen(*a, **{**fields, **smaller}))
+    monkeypatch.setattr(budget, "configure", lambda *a, **fields: chosen(*a, **{**fields, **smaller}))
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +84,11 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
+def names(folder) -> set[str]:
+    """What lies in a folder; the .parquet beside an embedding is there only where pyarrow is."""
+    return {path.name for path in folder.iterdir()} - {"embedding.parquet"}
+
+
 def rows(path) -> list[dict]:
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -89,8 +99,7 @@ def test_a_folder_becomes_features_neighbours_scores_and_a_page(tmp_path, folder
     images = found.images
     # The stored encoder gives the stored features, row by row the files' names.
     (stored,) = (tmp_path / "out").rglob("*-seed0.safetensors")
-    written = {p.name for p in (tmp_path / "out").iterdir()}
-    assert written == {"run", "embedding.npz", "neighbours.csv", "anomalies.csv", "report.html"}
+    assert names(tmp_path / "out") == {"run", "embedding.npz", "neighbours.csv", "anomalies.csv", "report.html"}
     kept = load_embedding(tmp_path / "out" / "embedding.npz")
     assert kept.names == images.paths
     torch.testing.assert_close(kept.features, extract_features(load_encoder(stored), images.images))
@@ -107,9 +116,12 @@ def test_a_folder_becomes_features_neighbours_scores_and_a_page(tmp_path, folder
         [float(row["Mahalanobis"]) for row in scores], mahalanobis_anomaly(kept.features), atol=1e-4
     )
     # Class folders score, and are not shown to training.
-    assert set(found.training["metrics"]) == {"label_free", "label_free_low", "label_free_high"}
+    assert set(found.learnt.record["metrics"]) == {"label_free", "label_free_low", "label_free_high"}
     assert found.precision.keys() == found.auroc.keys() == {"raw pixels", "untrained network", "this encoder"}
     assert int(found.odd.sum()) == 15
+    # The structure on the page is the label-free score of the stored encoder, with its interval.
+    score = label_free(load_encoder(stored), images.images, 0, 40, 10)
+    assert found.structure["this encoder"] == pytest.approx(score, abs=1e-5)
     text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     read = Page(text)
     assert all(source.startswith("data:image/jpeg;base64,") for source in read.sources)
@@ -122,6 +134,7 @@ def test_a_folder_becomes_features_neighbours_scores_and_a_page(tmp_path, folder
         "1 group of near duplicates",
         STRANGE,
         "AUROC",
+        f"{score['label_free_low']:.3f} to {score['label_free_high']:.3f}",
     ):
         assert told in words
     headings = re.findall(r"<h2>(.*?)</h2>", text)
@@ -134,7 +147,7 @@ def test_with_an_encoder_nothing_is_trained_and_a_flat_folder_has_no_scores_by_l
     for path in folder.rglob("[0-9]*.png"):
         (flat / path.name).write_bytes(path.read_bytes())
     found = pilot(flat, tmp_path / "out", encoder=str(encoder), progress=False)
-    assert found.training is None
+    assert found.learnt.record is None
     assert not list((tmp_path / "out").rglob("*.safetensors"))
     expected = extract_features(load_encoder(encoder), load_images(flat).images)
     torch.testing.assert_close(found.embedding.features, expected)
@@ -173,18 +186,73 @@ def test_too_few_images_and_an_output_that_cannot_be_written_are_refused_at_once
         main(["--out", str(tmp_path / "out")])  # neither a folder nor --demo
 
 
-def test_a_disk_that_fills_up_costs_only_what_comes_after(tmp_path, folder, encoder, monkeypatch):
-    write = piloting.write_text
+WRITTEN = ["embedding.npz", "neighbours.csv", "anomalies.csv", "report.html"]
 
-    def full(path, text):
-        if path.name == "report.html":
+
+@pytest.mark.parametrize("last", WRITTEN)
+def test_a_disk_that_fills_up_costs_only_what_comes_after(tmp_path, folder, encoder, monkeypatch, last):
+    replace = os.replace
+
+    def full(draft, path):
+        if Path(path).name == last:
+            Path(draft).write_bytes(Path(draft).read_bytes()[:100])  # half of it is on the disk
             raise OSError(28, "No space left on device", str(path))
-        write(path, text)
+        replace(draft, path)
 
-    monkeypatch.setattr(piloting, "write_text", full)
-    with pytest.raises(SystemExit, match=r"sagkit.pilot: .*No space left on device.*report.html"):
+    monkeypatch.setattr(checkpoint.os, "replace", full)
+    with pytest.raises(SystemExit, match=rf"sagkit.pilot: .*No space left on device.*{last}") as stopped:
         main([str(folder), "--out", str(tmp_path / "out"), "--encoder", str(encoder)])
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"embedding.npz", "neighbours.csv", "anomalies.csv"}
+    assert "\n" not in str(stopped.value)
+    kept = set(WRITTEN[: WRITTEN.index(last)])
+    assert names(tmp_path / "out") == kept
+    if "embedding.npz" in kept:
+        assert len(load_embedding(tmp_path / "out" / "embedding.npz").names) == 48
+
+
+def test_a_training_that_was_interrupted_goes_on_with_the_epochs_it_began_with(tmp_path, folder, monkeypatch):
+    whole = pilot(folder, tmp_path / "whole", epochs=3, progress=False).learnt
+    save = Trainer.save
+
+    def full(trainer):
+        if trainer.epoch == 3:
+            raise OSError(28, "No space left on device", str(trainer.checkpoint))
+        save(trainer)
+
+    monkeypatch.setattr(Trainer, "save", full)
+    with pytest.raises(SystemExit, match=r"sagkit.pilot: .*No space left on device"):
+        main([str(folder), "--out", str(tmp_path / "out"), "--epochs", "3"])
+    assert names(tmp_path / "out") == {"run", "unfinished"}
+    monkeypatch.setattr(Trainer, "save", save)
+    again = pilot(folder, tmp_path / "out", minutes=1000, progress=False).learnt  # not the epochs of 1000 minutes
+    assert [entry["epoch"] for entry in again.record["log"]] == [1, 2, 3]
+    assert [e["loss"] for e in again.record["log"]] == [e["loss"] for e in whole.record["log"]]
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(again.network.state_dict()[name], value), name
+    assert "unfinished" not in names(tmp_path / "out")
+
+
+def test_every_kind_of_file_name_and_format_reaches_the_page(tmp_path, encoder):
+    drawn, mixed = shapes(40, size=32, seed=3).images, tmp_path / "my pictures"
+    place = mixed / "Zürich 東京" / "a b"
+    place.mkdir(parents=True)
+    for i, image in enumerate(drawn):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(place / f"№ {i:02d}.png")
+    picture = Image.fromarray(drawn[0].permute(1, 2, 0).numpy())
+    picture.convert("CMYK").save(mixed / "cmyk.tif")
+    picture.convert("RGBA").save(mixed / "alpha.png")
+    picture.save(mixed / "moving.gif", save_all=True, append_images=[picture.rotate(90)])
+    Image.fromarray(np.full((32, 32), 40_000, dtype=np.uint16)).save(mixed / "16 bit.png")
+    (mixed / "loop").symlink_to(mixed, target_is_directory=True)
+    (mixed / "cut.jpg").write_bytes((place / "№ 00.png").read_bytes()[:200])
+    (mixed / "notes.txt").write_text("no picture")
+    found = pilot(mixed, tmp_path / "out", encoder=str(encoder), progress=False)
+    others = {"16 bit.png", "alpha.png", "cmyk.tif", "moving.gif"}
+    assert set(found.embedding.names) == {f"Zürich 東京/a b/№ {i:02d}.png" for i in range(40)} | others
+    assert [name for name, _ in found.images.unreadable] == ["cut.jpg"]
+    assert load_embedding(tmp_path / "out" / "embedding.npz").names == found.embedding.names
+    words = " ".join(Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8")).words)
+    assert "44 images read" in words
+    assert {row["name"] for row in rows(tmp_path / "out" / "anomalies.csv")} == set(found.embedding.names)
 
 
 @pytest.mark.parametrize("n", [32, 60, 766, 50_000])
@@ -203,7 +271,7 @@ def test_the_estimate_is_steps_times_the_time_of_one(tmp_path, monkeypatch):
         return step(trainer, number, index)
 
     monkeypatch.setattr(Trainer, "step", slow)
-    monkeypatch.setattr(piloting.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(budget.time, "perf_counter", lambda: clock[0])
     config = settings(200, tmp_path, "x")
     assert seconds_per_epoch(config, shapes(200, size=16)) == 2.5 * (200 // config.batch_size)
     assert not list(tmp_path.iterdir())

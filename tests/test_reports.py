@@ -5,6 +5,9 @@ from pathlib import Path
 
 import papermill
 import pytest
+from PIL import Image
+
+from sagkit.data import shapes
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 FAST = {"epochs": 1, "seed": 3}
@@ -51,3 +54,22 @@ def test_without_cifar_and_without_records_the_pages_say_so_and_run(tmp_path, mo
             NOTEBOOKS / f"{name}.ipynb", tmp_path / f"{name}.ipynb", {"results": "none"}, progress_bar=False
         )
         assert sum("not measured yet" in str(output) for output in outputs(report)) >= 3
+
+
+@pytest.mark.slow
+def test_a_folder_of_ones_own_is_trained_on_and_searched(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SAGKIT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "mine").mkdir()
+    for i, image in enumerate(shapes(48, size=32, seed=0).images):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "mine" / f"{i:02d}.png")
+    given = {"folder": str(tmp_path / "mine"), "encoder": "", "minutes": 0.01, "results": "none"}
+    report = papermill.execute_notebook(
+        NOTEBOOKS / "10_your_own_images.ipynb", tmp_path / "report.ipynb", given, progress_bar=False
+    )
+    told = " ".join(str(output) for output in outputs(report))
+    for words in ("48 images of 0 class folders", "no duplicates", "no known anomalies", "not measured yet"):
+        assert words in told
+    cost = str(outputs(report)[-1])
+    assert "training" in cost
+    assert "reading the encoder" not in cost

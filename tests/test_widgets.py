@@ -14,6 +14,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from sagkit import plots, views, widgets
 from sagkit.data import shapes
+from sagkit.gallery import Gallery
 from sagkit.graph import similarity_graph
 from sagkit.loss import sag_vicreg_loss
 from sagkit.walk import random_walk, sample_pairs
@@ -34,12 +35,17 @@ def projections():
     return za, za + 0.3 * torch.randn(60, 5, generator=torch.Generator().manual_seed(2))
 
 
+def gallery_of(scene) -> Gallery:
+    return Gallery(scene.images, scene.features, tuple(f"folder/{i}.png" for i in range(60)), scene.labels)
+
+
 PANELS = {
     "graph": lambda scene, projections: widgets.graph_explorer(scene),
     "walk": lambda scene, projections: widgets.walk_player(scene),
     "pairs": lambda scene, projections: widgets.pairing_board(scene),
     "loss": lambda scene, projections: widgets.loss_explorer(*projections, scene.features),
     "tree": lambda scene, projections: widgets.dendrogram_cutter(scene),
+    "search": lambda scene, projections: widgets.look_alikes(gallery_of(scene)),
 }
 
 
@@ -61,6 +67,7 @@ MOVES = [
     *[("pairs", name, value) for name, value in {"anchor": 9, "length": 1, "k": 3, "alpha": 1.0, "walks": 4}.items()],
     *[("loss", name, value) for name, value in {"alpha": 0.8, "k": 3, "length": 5, "keep": False}.items()],
     *[("tree", name, value) for name, value in {"clusters": 7, "method": "ward"}.items()],
+    *[("search", name, value) for name, value in {"query": 17, "results": 5}.items()],
 ]
 
 
@@ -81,6 +88,7 @@ REFUSALS = [
     ("walk", {"start": -1}, "image -1 is not in the batch"),
     ("pairs", {"anchor": 1000}, "image 1000 is not in the batch"),
     ("loss", {"keep": False, "alpha": 1.5}, "alpha must be in [0, 1], got 1.5"),
+    ("search", {"query": 60}, "image 60 is not in the gallery: choose 0 to 59"),
 ]
 
 
@@ -237,3 +245,58 @@ def test_a_scene_is_laid_out_the_same_for_the_same_seed():
     np.testing.assert_array_equal(one.layout, two.layout)
     families = [one.class_names[label].split("/")[0] for label in one.labels]
     assert [one.group_names[group] for group in one.groups] == families
+
+
+def nearest(scene, query: int) -> list[int]:
+    """The other images by cosine of centred features, most similar first."""
+    x = scene.features.double() - scene.features.double().mean(dim=0)
+    cosine = [float(x[query] @ x[i] / x[query].norm() / x[i].norm()) for i in range(len(scene))]
+    return sorted((i for i in range(len(scene)) if i != query), key=lambda i: -cosine[i])
+
+
+def test_a_click_searches_on_from_that_result_and_back_returns(scene):
+    panel = widgets.look_alikes(gallery_of(scene), query=8)
+    first, path = pixels(panel), [8]
+    for number in (2, 0, 11):
+        expected = nearest(scene, path[-1])
+        assert panel.found == expected[:12]
+        assert panel.steps[number].tooltip == f"folder/{expected[number]}.png"
+        panel.steps[number].click()
+        path.append(expected[number])
+        assert panel.controls["query"].value == path[-1]
+        same = sum(int(scene.labels[i] == scene.labels[path[-1]]) for i in nearest(scene, path[-1])[:12])
+        assert f"Image {path[-1]}, folder/{path[-1]}.png" in panel.text.value
+        assert f"{same} of 12 share its class folder" in panel.text.value
+    for query in reversed(path[:-1]):
+        assert not panel.back.disabled
+        panel.back.click()
+        assert panel.controls["query"].value == query
+    assert panel.back.disabled
+    assert (pixels(panel) == first).all()
+
+
+def test_buttons_follow_the_number_of_results_and_a_refusal_leaves_them(scene):
+    panel = widgets.look_alikes(gallery_of(scene))
+    panel.controls["results"].value = 4
+    assert [button.disabled for button in panel.steps] == [False] * 4 + [True] * 8
+    before = panel.found
+    panel.controls["query"].value = 99
+    assert panel.found == before
+    panel.steps[1].click()
+    assert panel.controls["query"].value == before[1]
+    assert panel.message.value == ""
+
+
+def test_duplicates_of_the_query_are_found_and_the_query_is_not(scene):
+    images, features = scene.images[:5], scene.features[:5].clone()
+    features[3] = features[1]
+    gallery = Gallery(images, features, tuple("abcde"))
+    similarity, rows = gallery.alike(1, 4)
+    assert rows[0] == 3
+    assert similarity[0] == pytest.approx(1, abs=1e-5)
+    assert sorted(rows) == [0, 2, 3, 4]
+    assert gallery.alike(3, 4)[1][0] == 1
+    with pytest.raises(ValueError, match="5 results: choose 1 to 4"):
+        gallery.alike(0, 5)
+    with pytest.raises(ValueError, match="one row each in all its parts"):
+        Gallery(images, features, tuple("abcd"))

@@ -1,15 +1,16 @@
 """Every picture of the kit, from arrays only: one palette, one style, readable at slide size.
 
 `style` holds the palette and the figure, `charts` lines, bars, maps and trees, `estimates` means with their intervals,
-`graphs` graphs and walks with images as nodes, `structure` class trees and the studies of rank correlation, `talk` the
-method in one picture. Each function returns a Picture, a matplotlib Figure, and shows nothing; `save` writes it as SVG
-and PNG. [K]
+`graphs` graphs and walks with images as nodes, `search` look-alikes, `structure` class trees and the studies of rank
+correlation, `talk` the method in one picture. Each function returns a Picture, a matplotlib Figure, and shows nothing;
+`save` writes it as SVG and PNG. [K]
 """
 
 from sagkit.plots.boards import batch_graph, batch_walk, inside, loss_terms, pair_board
 from sagkit.plots.charts import comparison, curves, dendrogram, heatmaps, image_grid, scatter
 from sagkit.plots.estimates import intervals
 from sagkit.plots.graphs import graph_figure, graph_layout, point_graphs, walk_figure
+from sagkit.plots.search import search_board
 from sagkit.plots.structure import class_matrices, tradeoff, trees
 from sagkit.plots.studies import tie_ceiling, validity_scatter
 from sagkit.plots.style import FAINT, INK, MARKERS, PALETTE, STYLE, Picture, save, styled
@@ -40,6 +41,7 @@ __all__ = [
     "point_graphs",
     "save",
     "scatter",
+    "search_board",
     "styled",
     "tie_ceiling",
     "tradeoff",
