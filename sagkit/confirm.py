@@ -1,6 +1,6 @@
 """Whether a tuned setting keeps its promise: settings of finished studies, trained anew on fresh seeds, judged on test.
 
-    python -m sagkit.confirm figures/results/tune/A.json figures/results/tune/B.json --seeds 3 --out NAME.json
+    python -m sagkit.confirm --studies figures/results/tune/A.json figures/results/tune/B.json --seeds 3 --out NAME.json
 
     roles:  default, vicreg (alpha 0), the label-free choice of each study, and the trial that labels would have chosen
 

@@ -11,7 +11,7 @@ from sagkit.plots.charts import comparison, curves, dendrogram, heatmaps, image_
 from sagkit.plots.estimates import intervals
 from sagkit.plots.graphs import graph_figure, graph_layout, point_graphs, walk_figure
 from sagkit.plots.structure import class_matrices, tradeoff, trees
-from sagkit.plots.studies import tie_ceiling, validity_scatter
+from sagkit.plots.studies import tie_ceiling, trial_map, validity_scatter
 from sagkit.plots.style import FAINT, INK, MARKERS, PALETTE, STYLE, Picture, save, styled
 from sagkit.plots.talk import method_diagram
 
@@ -44,6 +44,7 @@ __all__ = [
     "tie_ceiling",
     "tradeoff",
     "trees",
+    "trial_map",
     "validity_scatter",
     "walk_figure",
 ]
