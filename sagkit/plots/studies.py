@@ -1,4 +1,4 @@
-"""Studies in pictures: label-free against semantic scores, trials of a search, why ties bound a rank correlation. [K]"""
+"""Studies in pictures: label-free against semantic scores, trials of a search, ties that bound a correlation. [K]"""
 
 from __future__ import annotations
 
