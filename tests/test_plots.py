@@ -115,6 +115,8 @@ def test_heatmaps_and_curves_hold_their_values():
 
 
 def test_points_that_are_not_joined_have_no_line():
+    ticks = {x: plots.curves({"s": (x, [3, 4, 5])}, "x", "y").axes[0].get_xticks() for x in ((1, 2, 3), (1, 2, 2.5))}
+    assert [all(tick.is_integer() for tick in found) for found in ticks.values()] == [True, False]
     line = plots.curves({"s": ([1, 2], [3, 4])}, "x", "y", joined=False).axes[0].lines[0]
     assert (line.get_linestyle(), line.get_marker()) == ("None", "o")
 

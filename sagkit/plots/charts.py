@@ -106,6 +106,8 @@ def curves(
             axis.fill_between(x, y - half, y + half, color=look["color"], alpha=0.18, linewidth=0)
     axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)
+    if all(float(value).is_integer() for x, _ in series.values() for value in x):  # there is no epoch 1.25
+        axis.locator_params(axis="x", integer=True)
     if len(series) > 3:  # as many lines leave no free corner
         figure.legend(loc="outside right upper")
     else:
