@@ -1,6 +1,6 @@
 """Assess any embedding: one table and one picture for an array, a file of features, a published or a trained network.
 
-    python -m sagkit.assess WHAT [WHAT ...] --data cifar100 --out figures/results/assess
+    python -m sagkit.assess WHAT [WHAT ...] --data cifar100 --out runs/assess
 
     WHAT    x.npz          `features` (N, F) of the test images in order; or of any images, with `labels` (N,) and, for
                            classes of your own, `distances` (C, C); further `bank` (M, F) and `bank_labels` (M,),
@@ -159,14 +159,14 @@ def main(
     what: tuple[str, ...],
     /,
     data: str = "cifar100",
-    out: str = "figures/results/assess",
+    out: str = "runs/assess",
     results: str = "figures/results",
     probe: bool = True,
     resamplings: int = 1000,
     seed: int = 0,
     threads: int = 0,
 ) -> None:
-    """Assess embeddings: a record and pictures of each under OUT, and one table of all.
+    """Assess embeddings: one record OUT/DATA.json, one table of it, and pictures of each in OUT/DATA.
 
     Args:
         what: .npz, .safetensors, timm:NAME, random:NAME or pixels; several may be given.
@@ -183,22 +183,22 @@ def main(
     if not what:
         raise SystemExit("sagkit.assess: nothing to assess: give pixels, timm:NAME, random:NAME, .npz or .safetensors")
     command = " ".join(["python -m sagkit.assess", *sys.argv[1:]])
-    found = []
+    record = {"command": command, "data": data, "seed": seed, "resamplings": resamplings, **provenance()}
+    folder, found, rows = Path(out) / Path(data).stem, [], []
     for one in what:
         try:
             given = assess(one, data, probe=probe, resamplings=resamplings, results=results, seed=seed)
         except ValueError as error:
             raise SystemExit(f"sagkit.assess: {error}") from None
         found.append(given)
-        path = Path(out) / Path(data).stem / f"{file_name(one)}.json"
         figures = {key: round(float(v), 5) if np.isfinite(v) else None for key, v in given.figures.items()}
-        record = {"what": one, "data": data, "seed": seed, "command": command, **provenance()}
-        write_record(path, record | {"verdict": given.verdict, "metrics": figures})
+        rows.append({"what": one, "name": given.name, "verdict": given.verdict, "metrics": figures})
+        write_record(folder.with_name(f"{folder.name}.json"), record | {"rows": rows})  # what is done is kept
         if given.scene:
-            plots.save(given.picture, path.with_name(f"{path.stem}-trees"))
-            plots.save(given.matrices, path.with_name(f"{path.stem}-matrices"))
+            plots.save(given.picture, folder / f"{file_name(one)}-trees")
+            plots.save(given.matrices, folder / f"{file_name(one)}-matrices")
     if any("spearman_pairs" in one.figures and "knn" in one.figures for one in found):
-        plots.save(tradeoff(found), Path(out) / Path(data).stem / "tradeoff")
+        plots.save(tradeoff(found), folder / "tradeoff")
     print(table(found))
 
 

@@ -1,11 +1,11 @@
 """What an assessment shows: one table row, class trees and matrices beside the reference, the trade-off.
 
-Drawn from the figures of `assess` and from arrays over classes alone; nothing is computed anew here but linkages. [K]
+Drawn from the figures of `assess` or of its record, and from arrays over classes alone; nothing is computed anew here
+but linkages. [K]
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -103,11 +103,33 @@ def scene_of(features: Tensor, labels: Tensor, reference, names: Sequence[str], 
 
 def table(found: Sequence[Assessment]) -> str:
     """One row per embedding with intervals where there are any, and the verdict, as Markdown."""
-    rows = [
-        {title: _cell(one.figures, key) for key, title in COLUMNS.items()} | {"against the floor": one.verdict}
-        for one in found
-    ]
-    return to_markdown(pd.DataFrame(rows, index=pd.Index([one.name for one in found], name="embedding")))
+    frame = pd.DataFrame([row(one) for one in found], index=pd.Index([one.name for one in found], name="embedding"))
+    return to_markdown(frame)
+
+
+def row(one: Assessment) -> dict[str, str]:
+    """The cells of an embedding's row by title, intervals in brackets."""
+    return {title: _cell(one.figures, key) for key, title in COLUMNS.items()} | {"against the floor": one.verdict}
+
+
+def recorded(record: dict) -> list[Assessment]:
+    """The assessments of a record of `python -m sagkit.assess`, without scenes."""
+    known = [{key: value for key, value in row["metrics"].items() if value is not None} for row in record["rows"]]
+    return [Assessment(row["name"], f, row["verdict"], {}) for row, f in zip(record["rows"], known, strict=True)]
+
+
+def summary(record: dict) -> str:
+    """The table of a record with its caption, as Markdown."""
+    drawn = (
+        f"brackets are 95 % intervals over {record['resamplings']:,} resamplings, of classes, and of images for "
+        "label-free; they speak of these networks and not of other seeds"
+        if record["resamplings"]
+        else "no intervals were asked for"
+    )
+    return (
+        f"{table(recorded(record))}\n\nTest images of {record['data']}; {drawn}; {record['processor']}; "
+        f"`{record['command']}`, made at {record['commit'][:9]}."
+    )
 
 
 def _cell(figures: dict[str, float], key: str) -> str:
@@ -118,7 +140,7 @@ def _cell(figures: dict[str, float], key: str) -> str:
 
 
 def tradeoff(found: Sequence[Assessment]) -> plots.Picture:
-    """Local accuracy against global structure of several embeddings, with the floor where all have the same.
+    """Local accuracy against global structure of several embeddings, with the floor where all that have one share it.
 
     Raises:
         ValueError: if none has both figures.
@@ -131,8 +153,8 @@ def tradeoff(found: Sequence[Assessment]) -> plots.Picture:
             points[one.name] |= {
                 f"y_{e}": f[f"spearman_pairs_{e}"] for e in ("low", "high") if f"spearman_pairs_{e}" in f
             }
-            floors.add((f.get("floor", math.nan), f.get("floor_sd", math.nan)))
+            if "floor" in f:
+                floors.add((f["floor"], f["floor_sd"]))
     if not points:
         raise ValueError("no embedding has both kNN and Spearman: they need labels and a semantic reference")
-    (floor,) = floors if len(floors) == 1 else (None,)
-    return plots.tradeoff(points, None if floor is None or math.isnan(floor[0]) else floor)
+    return plots.tradeoff(points, floors.pop() if len(floors) == 1 else None)

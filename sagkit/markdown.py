@@ -18,5 +18,5 @@ def to_markdown(frame: pd.DataFrame) -> str:
 
 def fill_marked(text: str, kind: str, content: Callable[..., str]) -> str:
     """Set `content(words)` between every `<!-- kind words -->` and the next `<!-- /kind -->`."""
-    place = re.compile(rf"(<!-- {kind} ([^>]*?) -->\n).*?(\n<!-- /{kind} -->)", re.DOTALL)
-    return place.sub(lambda m: m[1] + content(*m[2].split()) + m[3], text)
+    place = re.compile(rf"(<!-- {kind} ([^>]*?) -->\n).*?(?<=\n)(<!-- /{kind} -->)", re.DOTALL)
+    return place.sub(lambda m: f"{m[1]}{content(*m[2].split())}\n{m[3]}", text)

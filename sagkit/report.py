@@ -20,12 +20,12 @@ from pathlib import Path
 import pandas as pd
 from scipy.stats import t as student
 
-from sagkit import purity, validity
+from sagkit import assessment, purity, validity
 from sagkit.checkpoint import write_text
 from sagkit.cost import costs, extrapolated
 from sagkit.markdown import fill_marked, to_markdown
 from sagkit.record import provenance, read_records, write_record
-from sagkit.speed import TABLES, read_bench
+from sagkit.speed import bench_table, read_bench
 
 COLUMNS = {
     "spearman_pairs": "Spearman pairs",
@@ -38,20 +38,8 @@ COLUMNS = {
     "superclass_knn": "superclass kNN %",
     "label_free": "label-free",
 }
-FREE = {
-    "seed",
-    "threads",
-    "precision",
-    "accelerator",
-    "devices",
-    "results",
-    "runs",
-    "data_root",
-    "readout_every",
-    "snapshots",
-    "probe",
-    "resamplings",
-}
+FREE = {"seed", "threads", "precision", "accelerator", "devices", "results", "runs", "data_root"}
+FREE |= {"readout_every", "snapshots", "probe", "resamplings"}
 PROBES = {"linear", "superclass_linear"}
 PERCENT = {"knn", "superclass_knn"} | PROBES
 
@@ -170,16 +158,16 @@ def render(profile: str, train_set: str, records: list[dict]) -> str:
 
 def fill(text: str, records: list[dict], results: str | Path) -> str:
     """Set the tables between `<!-- table PROFILE TRAIN_SET -->`, `<!-- bench NAME -->`, `<!-- purity DATA -->`,
-    `<!-- validity DATA -->` and the closing marks, from run records and from the records of benchmarks and studies in
-    the folder of results."""
+    `<!-- validity DATA -->`, `<!-- assess DATA -->` and the closing marks, from run records and from the records of
+    benchmarks and studies in the folder of results."""
 
     def study(name: str, summary: Callable[[dict], str], data: str) -> str:
         return summary(json.loads((Path(results) / f"{name}/{data}.json").read_text()))
 
     text = fill_marked(text, "table", lambda profile, train_set: render(profile, train_set, records))
-    text = fill_marked(text, "bench", lambda name: TABLES[name](read_bench(results)))
-    for name, summary in (("purity", purity.summary), ("validity", validity.summary)):
-        text = fill_marked(text, name, partial(study, name, summary))
+    text = fill_marked(text, "bench", lambda name: bench_table(name, read_bench(results)))
+    for name, of in (("purity", purity), ("validity", validity), ("assess", assessment)):
+        text = fill_marked(text, name, partial(study, name, of.summary))
     return text
 
 

@@ -96,6 +96,13 @@ def _made(record: dict) -> str:
     return f"{record['processor']}, {record['threads']} threads; `{record['command']}`, made at {record['commit'][:9]}."
 
 
+def bench_table(name: str, found: dict) -> str:
+    """The table of that name, or a line that says that its record is missing."""
+    if {"neighbors": "walks"}.get(name, name) not in found:
+        return "Not measured yet: `make bench` writes the record."
+    return TABLES[name](found)
+
+
 TABLES = {
     "training": training_table,
     "walks": walk_table,

@@ -3,6 +3,7 @@
     validity of a score = Spearman, over the embeddings of a zoo, of the score with the primary semantic score
 
     python -m sagkit.validity --data cifar100
+    python -m sagkit.validity --data shapes --train-sets shapes cifar100
 
 Every score sees images and features, never labels. Designs (views x statistic) are chosen on one half of the zoo and on
 validation images, and judged on the other half and on test images against the literature's scores; halves are drawn
@@ -191,7 +192,7 @@ def summary(record: dict) -> str:
 
 def main(
     data: str = "cifar100",
-    train_set: str = "",
+    train_sets: tuple[str, ...] = (),
     results: str = "figures/results",
     cache: str = "runs/validity",
     n: int = 800,
@@ -202,7 +203,7 @@ def main(
 
     Args:
         data: images that embeddings are judged on, with classes and a semantic reference.
-        train_set: data the encoders were trained on; empty for `data` itself.
+        train_sets: data the encoders were trained on; none for `data` itself.
         results: folder of run records.
         cache: folder of finished members, so that an interrupted study goes on; delete it when a score has changed.
         n: images behind the label-free scores.
@@ -213,7 +214,7 @@ def main(
         torch.set_num_threads(threads)
     scenes = {split: prepare(load_images(data, split), data, n, seed) for split in ("val", "test")}
     reference = scenes["val"].images[:2000]
-    members = distinct(zoo(results, train_set or data, reference), reference[:50])
+    members = distinct(zoo(results, train_sets or (data,), reference), reference[:50])
     half, rows = sides(members), []
     for member in members:
         kept = Path(cache) / data / (member.name.replace("/", "_") + ".json")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -39,16 +39,17 @@ class Member(NamedTuple):
     embed: Callable[[Tensor], np.ndarray]
 
 
-def zoo(results, train_set: str, reference: Tensor) -> list[Member]:
-    """All members to be had from the records of one training set.
+def zoo(results, train_sets: Sequence[str], reference: Tensor) -> list[Member]:
+    """All members to be had from the records of some training sets.
 
     Args:
         results: folder of run records.
-        train_set: data the encoders were trained on.
+        train_sets: data the encoders were trained on.
         reference: uint8 images that means, deviations and principal components are taken from.
     """
     members = list(hand_made(reference))
-    for path in sorted(Path(results).glob(f"*/{train_set}/*.safetensors")):
+    stored = [path for name in train_sets for path in sorted(Path(results).glob(f"*/{name}/*.safetensors"))]
+    for path in stored:
         name = f"{path.parent.parent.name}/{path.name.removesuffix('.safetensors')}"
         run = name.split(".epoch")[0]
         record = json.loads((path.parent / f"{Path(run).name}.json").read_text())

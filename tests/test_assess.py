@@ -10,7 +10,7 @@ from torch import nn
 
 from sagkit import assess as module
 from sagkit.assess import assess, main
-from sagkit.assessment import table, tradeoff
+from sagkit.assessment import recorded, summary, table, tradeoff
 from sagkit.data import load_images, shapes
 from sagkit.evaluate import evaluate, labelled, references
 from sagkit.hierarchy import class_distances
@@ -19,7 +19,7 @@ from sagkit.metrics.labelfree import structure_score
 from sagkit.metrics.semantic import rank_correlation
 from sagkit.metrics.tree import class_tree
 from sagkit.model import make_encoder
-from sagkit.record import save_encoder
+from sagkit.record import read_records, save_encoder
 from sagkit.zoo import gradients, histogram
 
 QUICK = {"probe": False, "resamplings": 0}
@@ -203,11 +203,12 @@ def test_the_command_writes_records_pictures_and_prints_a_table(tmp_path, capsys
     what = (str(tmp_path / "colours.npz"), "random:resnet10-w4")
     main(what, data="shapes", out=str(tmp_path / "out"), results=str(tmp_path), **QUICK)
     folder, row = tmp_path / "out/shapes", module.file_name(what[0])
-    record = json.loads((folder / f"{row}.json").read_text())
-    assert record["metrics"] == {key: round(value, 5) for key, value in bare.figures.items()}
-    assert record["verdict"] == bare.verdict
-    assert record.keys() >= {"command", "commit", "versions", "processor", "seed", "what", "data"}
-    network = json.loads((folder / "random_resnet10-w4.json").read_text())
+    record = json.loads((tmp_path / "out/shapes.json").read_text())
+    colours, network = record["rows"]
+    assert colours["metrics"] == {key: round(value, 5) for key, value in bare.figures.items()}
+    assert colours["verdict"] == bare.verdict
+    assert record.keys() >= {"command", "commit", "versions", "processor", "seed", "resamplings", "data"}
+    assert [one["what"] for one in record["rows"]] == list(what)
     assert "10 random projections" in network["verdict"]  # there are no records of this architecture
     assert network["metrics"]["label_free"] != 0
     pictures = {f"{name}-{kind}.png" for name in (row, "random_resnet10-w4") for kind in ("trees", "matrices")} | {
@@ -216,8 +217,22 @@ def test_the_command_writes_records_pictures_and_prints_a_table(tmp_path, capsys
     assert pictures <= {path.name for path in folder.iterdir()}
     said = capsys.readouterr().out.splitlines()
     assert [line.split(" |")[0] for line in said] == ["| embedding", "| ---", "| colours", "| random:resnet10-w4"]
+    assert summary(record).splitlines()[:4] == said  # the record holds what was printed
+    assert read_records(tmp_path) == []  # and is no run record, whatever was assessed
     with pytest.raises(SystemExit, match="cannot assess 'nothing'"):
         main(("nothing",), data="shapes", out=str(tmp_path))
+
+
+def test_a_record_shows_intervals_what_was_not_measured_and_where_it_comes_from():
+    figures = {"spearman_pairs": 0.12345, "spearman_pairs_low": 0.1, "spearman_pairs_high": 0.15, "knn": 0.3}
+    row = {"what": "x.npz", "name": "x", "verdict": "above it", "metrics": figures | {"linear": None}}
+    record = {"data": "cifar100", "rows": [row], "resamplings": 1000, "processor": "a machine", "command": "python x"}
+    (found,), text = recorded(record), summary(record | {"commit": "0123456789abcdef"})
+    assert found.figures == figures
+    assert "| x | 0.123 [0.100, 0.150] | not measured | not measured | not measured | 0.300 | not measured |" in text
+    assert "Test images of cifar100; brackets are 95 % intervals over 1,000 resamplings" in text
+    assert "a machine; `python x`, made at 012345678." in text
+    assert "no intervals" in summary(record | {"commit": "0", "resamplings": 0})
 
 
 def test_several_things_are_one_table_and_one_trade_off(bare):

@@ -140,8 +140,15 @@ def drawing(row) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("notebook", ["03_random_walks.ipynb", "04_pairs_and_loss.ipynb"])
-def test_the_walk_length_moves_by_keyboard_and_the_picture_follows(browser, lab, notebook):
+@pytest.mark.parametrize(
+    ("notebook", "label"),
+    [
+        ("03_random_walks.ipynb", "walk length L"),
+        ("04_pairs_and_loss.ipynb", "walk length L"),
+        ("06_global_structure.ipynb", "clusters"),
+    ],
+)
+def test_a_slider_moves_by_keyboard_and_the_picture_follows(browser, lab, notebook, label):
     SHOTS.mkdir(parents=True, exist_ok=True)
     page = browser.new_page(viewport={"width": 1400, "height": 1300})
     try:
@@ -150,14 +157,14 @@ def test_the_walk_length_moves_by_keyboard_and_the_picture_follows(browser, lab,
         assert (
             page.locator(".jp-OutputArea-output[data-mime-type*='error'], .jp-RenderedText .ansi-red-fg").count() == 0
         )
-        row, handle = slider(page, "walk length L")
-        before, length = drawing(row), int(handle.get_attribute("aria-valuenow").split(".")[0])
+        row, handle = slider(page, label)
+        before, value = drawing(row), int(handle.get_attribute("aria-valuenow").split(".")[0])
         handle.focus()
         page.keyboard.press("ArrowRight")
         deadline = time.monotonic() + 60
         while drawing(row) == before and time.monotonic() < deadline:
             page.wait_for_timeout(200)
-        assert int(handle.get_attribute("aria-valuenow").split(".")[0]) == length + 1
+        assert int(handle.get_attribute("aria-valuenow").split(".")[0]) == value + 1
         assert drawing(row) != before
         row.scroll_into_view_if_needed()
         page.screenshot(path=SHOTS / f"{Path(notebook).stem}.png")

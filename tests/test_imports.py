@@ -40,7 +40,8 @@ MAY_IMPORT = {
     "widgets": {"graph", "views"},
     "figures": {"augment", "data", "graph", "hierarchy", "plots", "views", "walk"},
     "purity": {"augment", "data", "graph", "hierarchy", "markdown", "model", "record", "walk"},
-    "report": {"checkpoint", "cost", "data", "evaluate", "markdown", "purity", "record", "speed", "validity"},
+    "report": {"assessment", "checkpoint", "cost", "data", "evaluate", "markdown", "purity", "record", "speed"}
+    | {"validity"},
     "build": {"config", "controls", "distill", "methods", "model", "pairing"},
     "trainer": {"augment", "build", "checkpoint", "config", "data", "hierarchy"}
     | {"methods", "model", "optim", "record", "subsets"},

@@ -208,13 +208,29 @@ def test_a_trade_off_names_every_point_without_overlap_and_has_the_ends_of_inter
     points = {f"method {i}": {"x": 0.3 + i / 1000, "y": 0.1, "y_low": 0.08, "y_high": 0.13} for i in range(6)}
     figure = plots.tradeoff(points, floor=(0.02, 0.005))
     axis = figure.axes[0]
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     labels = [text for text in axis.texts if text.get_text() in points]
     assert {text.get_text() for text in labels} == points.keys()
     boxes = [text.get_window_extent() for text in labels]
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
     ends = [segment for c in axis.collections if isinstance(c, LineCollection) for segment in c.get_segments()]
     assert {tuple(segment[:, 1].round(6)) for segment in ends} == {(0.08, 0.13)}
+
+
+def test_the_names_of_a_trade_off_keep_off_the_intervals_of_others():
+    points = {
+        name: {"x": x, "y": 0.1, "y_low": 0.05, "y_high": 0.2}
+        for name, x in (("the first method", 0.28), ("the other", 0.3))
+    }
+    figure = plots.tradeoff(points | {"far": {"x": 0.1, "y": 0.1}})
+    axis = figure.axes[0]
+    figure.draw_without_rendering()
+    for text in axis.texts:
+        box = text.get_window_extent()
+        for point in points.values():
+            x, low = axis.transData.transform((point["x"], point["y_low"]))
+            high = axis.transData.transform((point["x"], point["y_high"]))[1]
+            assert not (box.x0 < x < box.x1 and low < box.y1 and box.y0 < high), text.get_text()
 
 
 def test_a_validity_scatter_puts_kinds_apart_and_says_each_correlation():

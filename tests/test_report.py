@@ -1,10 +1,12 @@
 """Tables: intervals by hand, one row per variant, README's tables equal the committed records."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from sagkit.assessment import summary
 from sagkit.cost import costs
 from sagkit.markdown import to_markdown
 from sagkit.record import read_records, record_path, write_record
@@ -101,6 +103,17 @@ def test_filling_replaces_marked_tables_and_nothing_else():
     assert fill(filled, [record()], "nowhere") == filled
 
 
+def test_the_record_of_an_assessment_fills_its_mark(tmp_path):
+    found = {"data": "cifar100", "resamplings": 0, "processor": "a machine", "command": "python x", "commit": "0" * 40}
+    rows = [{"what": w, "name": w, "verdict": "v", "metrics": {"knn": k}} for w, k in (("pixels", 0.1), ("net", 0.3))]
+    write_record(tmp_path / "assess/cifar100.json", found | {"rows": rows})
+    text = "a\n<!-- assess cifar100 -->\n<!-- /assess -->\nb"
+    filled = fill(text, [record()], tmp_path)
+    assert filled == f"a\n<!-- assess cifar100 -->\n{summary(found | {'rows': rows})}\n<!-- /assess -->\nb"
+    assert filled.index("| pixels |") < filled.index("| net |")  # in the order that was asked for
+    assert fill(filled, [record()], tmp_path) == filled
+
+
 def test_records_are_found_where_they_are_written(tmp_path, monkeypatch):
     path = record_path(tmp_path, "laptop", "/some/where/parts.npz", "vicreg", "queue", 4)
     assert path == tmp_path / "laptop/parts/vicreg-queue-seed4.json"
@@ -133,5 +146,9 @@ def test_every_published_record_comes_from_a_committed_state():
     for found in read_records(ROOT / "figures/results"):
         assert len(found["commit"]) == 40, f"{found['path']} was made by {found['commit']}"
         assert found["command"].startswith("python -m sagkit.train")
-    for name, found in read_bench(ROOT / "figures/results").items():
+    studies = {
+        path: json.loads(path.read_text()) for path in sorted((ROOT / "figures/results").glob("*/cifar100.json"))
+    }
+    assert {path.parent.name for path in studies} >= {"assess", "purity", "validity"}
+    for name, found in {**read_bench(ROOT / "figures/results"), **studies}.items():
         assert len(found["commit"]) == 40, f"{name} was made by {found['commit']}"

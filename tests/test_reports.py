@@ -46,7 +46,7 @@ def test_a_notebook_runs_with_other_parameters(tmp_path, monkeypatch, name):
 def test_without_cifar_and_without_records_the_pages_say_so_and_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # no records here
     monkeypatch.setenv("SAGKIT_DATA", str(tmp_path / "nothing"))
-    for name in ("07_paper_tables", "08_unseen_data"):
+    for name in ("06_global_structure", "07_paper_tables", "08_unseen_data"):
         report = papermill.execute_notebook(
             NOTEBOOKS / f"{name}.ipynb", tmp_path / f"{name}.ipynb", {"results": "none"}, progress_bar=False
         )

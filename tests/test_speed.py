@@ -3,7 +3,7 @@
 import pandas as pd
 
 from sagkit.markdown import fill_marked, to_markdown
-from sagkit.speed import metric_table, neighbor_table, notebook_table, walk_table
+from sagkit.speed import bench_table, metric_table, neighbor_table, notebook_table, walk_table
 
 MADE = {"processor": "a machine", "threads": 2, "command": "make bench", "commit": "0123456789abcdef"}
 
@@ -32,8 +32,14 @@ def test_a_peer_that_ran_at_one_size_only_is_not_run_at_the_other_and_an_absent_
 def test_a_neighbour_search_shows_time_ratio_and_recall():
     found = {"nodes": 5000, "width": 64, "k": 10, "seconds": {"ours": 0.5, "peer": 2.0},
              "times_ours": {"ours": 1.0, "peer": 4.0}, "recall": {"ours": 1.0, "peer": 0.98}}  # fmt: skip
-    text = neighbor_table({"walks": {**MADE, "neighbors": [found]}})
-    assert "| peer | 2 s (4 × ours, recall 0.98) |" in text
+    records = {"walks": {**MADE, "neighbors": [found]}}
+    assert "| peer | 2 s (4 × ours, recall 0.98) |" in neighbor_table(records)
+    assert bench_table("neighbors", records) == neighbor_table(records)
+
+
+def test_a_benchmark_without_a_record_is_not_measured_yet():
+    for name in ("training", "walks", "neighbors", "metrics"):
+        assert bench_table(name, {}) == "Not measured yet: `make bench` writes the record."
 
 
 def test_metrics_show_time_ratio_the_error_of_drawing_and_the_sum_of_a_full_evaluation():
@@ -67,6 +73,12 @@ def test_marked_places_are_filled_one_by_one_and_the_rest_stays():
     filled = fill_marked(text, "bench", lambda *words: "+".join(words))
     assert filled == text.replace("old", "x").replace("y z -->\n\n", "y z -->\ny+z\n")
     assert fill_marked(filled, "bench", lambda *words: "+".join(words)) == filled
+
+
+def test_a_mark_with_nothing_in_it_is_filled_and_does_not_reach_for_the_next_closing_mark():
+    text = "<!-- bench x -->\n<!-- /bench -->\nkept\n<!-- bench y -->\nold\n<!-- /bench -->\n"
+    wanted = "<!-- bench x -->\nx\n<!-- /bench -->\nkept\n<!-- bench y -->\ny\n<!-- /bench -->\n"
+    assert fill_marked(text, "bench", str) == wanted
 
 
 def test_a_table_is_github_markdown():

@@ -134,7 +134,7 @@ def test_records_become_members_and_no_run_is_on_both_halves(tmp_path):
     stored(tmp_path / "sweep/shapes", "dino-seed0", 3)
     stored(tmp_path / "sweep/shapes", "vicreg-random-seed10", 0)
     stored(tmp_path / "sweep/elsewhere", "vicreg-seed1", 3)
-    members = zoo(tmp_path, "shapes", images(0, side=16))
+    members = zoo(tmp_path, ["shapes"], images(0, side=16))
     kinds = Counter(member.kind for member in members)
     assert kinds == {"hand-made": 5, "trained": 6, "untrained": 1, "degraded": 10}
     of_run = {m.name for m in members if m.run == "sweep/vicreg-seed0" and m.kind == "trained"}
@@ -150,7 +150,7 @@ def test_records_become_members_and_no_run_is_on_both_halves(tmp_path):
 
 def test_a_stored_encoder_embeds_as_the_network_does(tmp_path):
     stored(tmp_path / "sweep/shapes", "vicreg-random-seed10", 0)
-    member = zoo(tmp_path, "shapes", images(0, n=70, side=16))[-1]
+    member = zoo(tmp_path, ["shapes"], images(0, n=70, side=16))[-1]
     torch.manual_seed(len("vicreg-random-seed10"))
     encoder = make_encoder("resnet10-w4").eval()
     seen = draw_shapes(torch.arange(4) % len(CLASS_NAMES), 16, torch.Generator().manual_seed(0))

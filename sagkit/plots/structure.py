@@ -147,7 +147,7 @@ def tradeoff(
         xlabel: of the local figure.
         ylabel: of the global figure.
     """
-    figure, axes = grid_of(7.0, 4.6)
+    figure, axes = grid_of(7.4, 4.6)
     axis = axes[0, 0]
     for i, point in enumerate(points.values()):
         x, y = point["x"], point["y"]
@@ -170,22 +170,42 @@ def tradeoff(
             fontsize=8,
             transform=axis.get_yaxis_transform(),
         )
-    axis.margins(0.18, 0.15)
+    axis.margins(0.45, 0.15)  # room for names on either side
     axis.set(xlabel=xlabel, ylabel=ylabel)
-    _direct_labels(axis, [(p["x"], p["y"]) for p in points.values()], list(points))
+    bars = [(p["x"], p.get("y_low", p["y"]), p.get("y_high", p["y"])) for p in points.values()]
+    _direct_labels(axis, [(p["x"], p["y"]) for p in points.values()], list(points), bars)
     return figure
 
 
-def _direct_labels(axis, places: Sequence[tuple[float, float]], names: Sequence[str], size: float = 9) -> None:
-    """Names beside their points, moved up and down until no two overlap, tied to the point by a thin line if far."""
+def _direct_labels(axis, places, names: Sequence[str], bars, size: float = 9) -> None:
+    """Names beside their points, moved up and down until no two overlap, tied to the point by a thin line if far.
+
+    Args:
+        axis: that the points are on.
+        places: (x, y) of each point.
+        names: of the points.
+        bars: (x, low, high) of each point's vertical interval, which the names of others keep off where they can.
+        size: of the letters, in points.
+    """
     figure = axis.figure
-    figure.canvas.draw()  # the layout decides where points lie on the page
-    points = axis.transData.transform(np.asarray(places, dtype=float)) * 72 / figure.dpi
+    figure.draw_without_rendering()  # limits and layout decide where points lie on the page
+    points, low, high = (
+        axis.transData.transform(np.asarray(what, dtype=float)) * 72 / figure.dpi
+        for what in (places, [b[:2] for b in bars], [b[::2] for b in bars])
+    )
     box = axis.get_window_extent().extents * 72 / figure.dpi
+
+    def clear(i: int, left: float, right: float) -> bool:
+        y = points[i][1]
+        met = (left < low[:, 0]) & (low[:, 0] < right) & (low[:, 1] < y + 1.4 * size) & (y < high[:, 1])
+        return bool(box[0] < left and right < box[2] and not met.any())
+
     taken: list[tuple[float, float, float]] = []  # left, right, middle of labels set
     for i in sorted(range(len(names)), key=lambda i: -points[i][1]):
         wide = 0.56 * size * len(names[i])
-        (x, y), to_left = points[i], points[i][0] + wide + 12 > box[2]
+        x, y = points[i]
+        right_is, left_is = clear(i, x + 5, x + wide + 12), clear(i, x - wide - 12, x - 5)
+        to_left = not right_is and (left_is or x + wide + 12 > box[2])
         left = x - wide - 10 if to_left else x + 10
         middle = y + 0.8 * size  # clear of the horizontal bar
         while clash := [m for a, b, m in taken if left < b and a < left + wide and abs(m - middle) < 1.25 * size]:
