@@ -1,6 +1,6 @@
 """One study of settings in a journal on disk: which trial is next, its training, and what the study is told.
 
-    slot -> setting:  from (seed, slot, the finished trials before it), by TPE
+    slot -> setting:  from (seed, slot, the finished trials before it), by TPE; or from (seed, slot) alone, at random
     a trial ends complete, pruned (its label-free score below the median at some epoch), or failed with a reason
 
 The study lies in a journal file, which several processes may append to. A trial whose process died is trained on from
@@ -32,6 +32,7 @@ from sagkit.graph import KERNELS
 from sagkit.train import fit
 
 READOUT_IMAGES = 500  # behind the score that stops a trial; the final one has all that `label_free` takes
+SAMPLERS = ("tpe", "random")
 FREE = ("variant", "results", "runs", "threads", "data_root", "precision")  # may differ when a study goes on
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -41,7 +42,8 @@ class Search:
     """One study: what is trained in every trial, where it lies, and how it is searched.
 
     base: what no trial changes. work: folder of journal, trial records and checkpoints. seed: of the sampler. cost:
-    whether core-seconds are a second objective. startup: trials at random before TPE, and before pruning.
+    whether core-seconds are a second objective. startup: trials at random before TPE, and before pruning. sampler:
+    "tpe", or "random", the search that any other has to beat.
     """
 
     base: Config
@@ -49,6 +51,7 @@ class Search:
     seed: int = 0
     cost: bool = False
     startup: int = 5
+    sampler: str = "tpe"
 
     def space(self) -> dict:
         """Optuna's distribution of every field that is searched."""
@@ -69,9 +72,14 @@ class Search:
             study_name="pairing",
             load_if_exists=True,
             directions=["maximize", "minimize"] if self.cost else ["maximize"],
-            sampler=optuna.samplers.TPESampler(seed=self.seed * 1_000_003 + slot, n_startup_trials=self.startup),
+            sampler=self._sampler(self.seed * 1_000_003 + slot),
             pruner=optuna.pruners.MedianPruner(n_startup_trials=self.startup),
         )
+
+    def _sampler(self, seed: int) -> optuna.samplers.BaseSampler:
+        if self.sampler == "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=self.startup)
 
     def config(self, slot: int, params: dict) -> Config:
         """The run of one trial."""
@@ -88,6 +96,8 @@ def open_study(search: Search) -> optuna.Study:
     base, space = search.base, search.space()
     if base.method not in WALKING:
         raise ValueError(f"{base.method} has no walks to tune: choose one of {', '.join(WALKING)}")
+    if search.sampler not in SAMPLERS:
+        raise ValueError(f"unknown sampler {search.sampler!r}: choose one of {', '.join(SAMPLERS)}")
     check(base)
     default = {name: getattr(base, name) for name in space}
     for name, value in default.items():
@@ -96,7 +106,8 @@ def open_study(search: Search) -> optuna.Study:
             raise ValueError(f"{name} = {value} of the default lies outside the space {d}: start from another")
     with _locked(search.work):
         study = search.study()
-        fixed = {k: v for k, v in base.to_dict().items() if k not in FREE} | {"sampler": search.seed}
+        fixed = {k: v for k, v in base.to_dict().items() if k not in FREE}
+        fixed |= {"sampler": search.sampler, "sampler_seed": search.seed}
         known = study.user_attrs.get("fixed")
         if known is None:
             study.set_user_attr("fixed", fixed)
@@ -142,15 +153,17 @@ def _answer(search: Search, images: dict[str, ImageSet], study: optuna.Study, tr
     config, reported = search.config(slot, trial.params), set()
 
     def after_epoch(trainer) -> None:
+        trial.set_user_attr("core_seconds", round(trainer.clock.core_seconds, 2))
+        if search.cost:  # nothing is stopped early, so that nothing need be read
+            return
         shown, seed = trainer.train.images, config.seed
         found = label_free(trainer.method.encoder, shown, seed, READOUT_IMAGES)["label_free"]
         trainer.log[-1]["pruning_score"] = found
-        trial.set_user_attr("core_seconds", round(trainer.clock.core_seconds, 2))
         for entry in trainer.log:  # those of before an interruption, too
-            if not search.cost and entry["epoch"] not in reported:
+            if entry["epoch"] not in reported:
                 trial.report(entry["pruning_score"], entry["epoch"])
             reported.add(entry["epoch"])
-        if not search.cost and trainer.epoch < config.epochs and trial.should_prune():
+        if trainer.epoch < config.epochs and trial.should_prune():
             trainer.checkpoint.unlink(missing_ok=True)
             raise optuna.TrialPruned
 

@@ -1,6 +1,6 @@
 """Tables from benchmark records: training steps, walks, neighbour searches and metrics beside their peers.
 
-    figures/results/bench/training.json, walks.json, metrics.json   (made by `make bench`, see tests/bench_*.py)
+    figures/results/bench/training.json, walks.json, metrics.json, notebooks.json   (see tests/bench_*.py)
 
 Ratios are of medians of one run on one machine, which every table names. [K]
 """
@@ -82,6 +82,16 @@ def metric_table(found: dict) -> str:
     return f"{to_markdown(race)}\n\n{to_markdown(full)}\n\n{notes}"
 
 
+def notebook_table(found: dict) -> str:
+    """Wall seconds of every notebook with the load of the machine before it, as Markdown."""
+    record = found["notebooks"]
+    cells = {name: [f"{s:.0f}", f"{record['load'][name]:.1f}"] for name, s in record["seconds"].items()}
+    frame = pd.DataFrame.from_dict(cells, orient="index", columns=["seconds", "load before"])
+    data = "with" if record["cifar100"] else "without"
+    notes = f"Kernel start and imports included, {data} CIFAR-100, {record['cores']} cores."
+    return f"{to_markdown(frame.rename_axis('notebook'))}\n\n{notes} {_made(record)}"
+
+
 def _made(record: dict) -> str:
     return f"{record['processor']}, {record['threads']} threads; `{record['command']}`, made at {record['commit'][:9]}."
 
@@ -93,4 +103,10 @@ def bench_table(name: str, found: dict) -> str:
     return TABLES[name](found)
 
 
-TABLES = {"training": training_table, "walks": walk_table, "neighbors": neighbor_table, "metrics": metric_table}
+TABLES = {
+    "training": training_table,
+    "walks": walk_table,
+    "neighbors": neighbor_table,
+    "metrics": metric_table,
+    "notebooks": notebook_table,
+}

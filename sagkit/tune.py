@@ -79,6 +79,7 @@ def summary(search: Search) -> dict:
     chosen = choose([row["label_free"] for row in done])
     found = {
         "base": search.base.to_dict(),
+        "sampler": search.sampler,
         "sampler_seed": search.seed,
         "objectives": ["label_free", "core_seconds"] if search.cost else ["label_free"],
         "space": {name: str(distribution) for name, distribution in search.space().items()},
@@ -114,6 +115,7 @@ def main(
     workers: int = 1,
     seed: int = 0,
     cost: bool = False,
+    sampler: str = "tpe",
     epochs: int | None = None,
     encoder: str | None = None,
     threads: int = 1,
@@ -131,6 +133,7 @@ def main(
         workers: processes on the study.
         seed: of the search and of every training.
         cost: core-seconds as a second objective; nothing is then stopped early.
+        sampler: tpe, or random for a comparison.
         epochs: of a trial, in place of the profile's.
         encoder: of a trial, likewise.
         threads: CPU threads of each worker.
@@ -141,7 +144,8 @@ def main(
     try:
         base = configure(method, profile, data=data, **quick, **given)
         record = Path(study).with_name(f"{Path(study).name}.json")
-        found = tune(Search(base, Path(work_folder) / Path(study).name, seed, cost), record, trials, minutes, workers)
+        search = Search(base, Path(work_folder) / Path(study).name, seed, cost, sampler=sampler)
+        found = tune(search, record, trials, minutes, workers)
     except (ValueError, OSError) as error:
         raise SystemExit(f"sagkit.tune: {error}") from None
     for row in found["trials"]:

@@ -1,10 +1,11 @@
 """Controls over the views: move a slider, the picture is drawn again; an impossible setting is answered in words.
 
-    walk_player(scene)                    in JupyterLab; the pure function behind it is views.walk_view
+    walk_player(scene, start=5)           in JupyterLab; the pure function behind it is views.walk_view
 
 Each widget is a Panel: controls, a picture (PNG), and a line of text that says what the picture shows. All of it works
 by keyboard (Tab to a control, arrow keys to move it); a picture changes when a control is let go of, not while it is
-dragged. A page that shows no widgets shows one sentence instead. [K]
+dragged. It begins at the settings it is given, so that it can go on from a still picture above it. A page that shows no
+widgets shows one sentence instead. [K]
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from html import escape
 
 import ipywidgets as ipw
 from matplotlib.figure import Figure
+from traitlets import TraitError
 
 from sagkit import views
 from sagkit.gallery import MOST, Gallery, search_view
@@ -29,12 +31,20 @@ class Panel(ipw.VBox):
         draw: called with the controls' values by name; a ValueError it raises becomes the message.
         controls: ipywidgets with a `value`, by the argument they set.
         name: what the panel is called.
+        first: values of controls to begin with, by argument; the others begin at their own.
+
+    Raises:
+        ValueError: for a control that there is not, or a value that it does not take.
 
     `picture.value` is the PNG last drawn, `text.value` the line under it, `message.value` a refusal or empty. After a
     refusal the last good picture stays, under the message.
     """
 
-    def __init__(self, draw: Callable[..., Figure], controls: dict[str, ipw.Widget], name: str):
+    def __init__(
+        self, draw: Callable[..., Figure], controls: dict[str, ipw.Widget], name: str, first: dict | None = None
+    ):
+        for argument, value in (first or {}).items():
+            _begin(controls, argument, value)
         self.draw, self.controls, self.name = draw, controls, name
         self.picture = ipw.Image(format="png", layout=ipw.Layout(max_width="100%"))
         self.text, self.message = ipw.HTML(), ipw.HTML()
@@ -63,6 +73,17 @@ class Panel(ipw.VBox):
         )
 
 
+def _begin(controls: dict[str, ipw.Widget], argument: str, value) -> None:
+    if argument not in controls:
+        raise ValueError(f"no control for {argument!r}: choose from {', '.join(controls)}")
+    try:
+        controls[argument].value = value
+    except TraitError:
+        raise ValueError(f"{argument} = {value!r} is no choice of its control: see its options") from None
+    if controls[argument].value != value:  # a slider stops at its ends without a word
+        raise ValueError(f"{argument} = {value} lies outside its slider, which ends at {controls[argument].value}")
+
+
 def _whole(description: str, value: int, low: int, high: int) -> ipw.IntSlider:
     return ipw.IntSlider(value, low, high, description=description, continuous_update=False, style=WIDE)
 
@@ -81,7 +102,7 @@ def _tick(description: str) -> ipw.Checkbox:
     return ipw.Checkbox(False, description=description, indent=False, style=WIDE)
 
 
-def graph_explorer(scene: views.Scene) -> Panel:
+def graph_explorer(scene: views.Scene, **first) -> Panel:
     """K, kernel, temperature and mutual filter of the batch's graph; see `views.graph_view`."""
     controls = {
         "k": _whole("neighbours K", 10, 1, 30),
@@ -89,10 +110,10 @@ def graph_explorer(scene: views.Scene) -> Panel:
         "temperature": ipw.FloatText(0.1, step=0.05, description="temperature", continuous_update=False, style=WIDE),
         "mutual": _tick("mutual edges only"),
     }
-    return Panel(lambda **settings: views.graph_view(scene, **settings), controls, "graph explorer")
+    return Panel(lambda **settings: views.graph_view(scene, **settings), controls, "graph explorer", first)
 
 
-def walk_player(scene: views.Scene) -> Panel:
+def walk_player(scene: views.Scene, **first) -> Panel:
     """Start, length, restart and seed of one walk; see `views.walk_view`."""
     controls = {
         "length": _whole("walk length L", 4, 1, 7),
@@ -102,10 +123,10 @@ def walk_player(scene: views.Scene) -> Panel:
         "k": _whole("neighbours K", 10, 1, 30),
         "mutual": _tick("mutual edges only"),
     }
-    return Panel(lambda **settings: views.walk_view(scene, **settings), controls, "walk player")
+    return Panel(lambda **settings: views.walk_view(scene, **settings), controls, "walk player", first)
 
 
-def pairing_board(scene: views.Scene) -> Panel:
+def pairing_board(scene: views.Scene, **first) -> Panel:
     """Anchor, length, K and alpha of the pairing; see `views.pairing_view`."""
     controls = {
         "anchor": _number("anchor image", 0),
@@ -115,10 +136,10 @@ def pairing_board(scene: views.Scene) -> Panel:
         "walks": _whole("walks per image", 16, 1, 32),
         "mutual": _tick("mutual edges only"),
     }
-    return Panel(lambda **settings: views.pairing_view(scene, **settings), controls, "pairing board")
+    return Panel(lambda **settings: views.pairing_view(scene, **settings), controls, "pairing board", first)
 
 
-def loss_explorer(za, zb, features) -> Panel:
+def loss_explorer(za, zb, features, **first) -> Panel:
     """Loss terms against alpha for projections za, zb (B, D) and features (B, F); see `views.loss_view`."""
     controls = {
         "alpha": _share("alpha", 0.3, 2.0),
@@ -126,17 +147,17 @@ def loss_explorer(za, zb, features) -> Panel:
         "length": _whole("walk length L", 2, 1, 8),
         "keep": ipw.Checkbox(True, description="keep the augmentation term whole", indent=False),
     }
-    return Panel(lambda **settings: views.loss_view(za, zb, features, **settings), controls, "loss explorer")
+    return Panel(lambda **settings: views.loss_view(za, zb, features, **settings), controls, "loss explorer", first)
 
 
-def dendrogram_cutter(scene: views.Scene) -> Panel:
+def dendrogram_cutter(scene: views.Scene, **first) -> Panel:
     """Number of clusters and linkage of the tree of classes; see `views.dendrogram_view`."""
     classes = len(scene.labels.unique())
     controls = {
         "clusters": _whole("clusters", 3, 1, classes),
         "method": ipw.Dropdown(options=views.LINKAGES, value="average", description="linkage", style=WIDE),
     }
-    return Panel(lambda **settings: views.dendrogram_view(scene, **settings), controls, "dendrogram")
+    return Panel(lambda **settings: views.dendrogram_view(scene, **settings), controls, "dendrogram", first)
 
 
 class SearchPanel(Panel):

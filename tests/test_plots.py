@@ -107,11 +107,16 @@ def test_intervals_are_as_wide_as_told_and_a_row_without_one_has_no_bar():
 def test_heatmaps_and_curves_hold_their_values():
     matrix = np.arange(9.0).reshape(3, 3)
     np.testing.assert_array_equal(plots.heatmaps({"m": matrix}).axes[0].images[0].get_array(), matrix)
+    for ticks, named in (((), 0), (list("abc"), 3), ([str(i) for i in range(13)], 0)):  # many names would overlap below
+        axis = plots.heatmaps({"m": np.eye(13)}, ticks).axes[0]
+        assert [len(axis.get_xticks()), len(axis.get_yticks())] == [named, len(ticks)]
     line = plots.curves({"s": ([1, 2], [3, 4])}, "x", "y").axes[0].lines[0]
     np.testing.assert_array_equal(line.get_xydata(), [[1, 3], [2, 4]])
 
 
 def test_points_that_are_not_joined_have_no_line():
+    ticks = {x: plots.curves({"s": (x, [3, 4, 5])}, "x", "y").axes[0].get_xticks() for x in ((1, 2, 3), (1, 2, 2.5))}
+    assert [all(tick.is_integer() for tick in found) for found in ticks.values()] == [True, False]
     line = plots.curves({"s": ([1, 2], [3, 4])}, "x", "y", joined=False).axes[0].lines[0]
     assert (line.get_linestyle(), line.get_marker()) == ("None", "o")
 
@@ -126,6 +131,9 @@ def test_point_graphs_number_their_nodes_and_give_them_their_share_of_area(scene
     np.testing.assert_allclose(nodes[1].get_sizes() / nodes[1].get_sizes().sum(), shares)
     assert [text.get_text() for text in axes[0].texts] == [str(node) for node in range(10)]
     assert len(set(plots.point_graphs({"plain": drawn}, xy).axes[0].collections[-1].get_sizes())) == 1
+    moved = [text.get_position() != (0, 0) for text in axes[1].texts]  # numbers stand beside nodes too small for them
+    assert moved == [size < 130 for size in nodes[1].get_sizes()]
+    assert len(set(moved)) == 2
 
 
 def test_a_picture_shows_itself_in_a_notebook_and_is_saved_as_svg_and_png(scene, tmp_path):
@@ -247,3 +255,18 @@ def test_the_ceiling_under_ties_is_that_of_the_metrics():
         best, wanted = axis.lines[1].get_data()
         assert (np.diff(wanted) >= 0).all()
         assert np.corrcoef(best, wanted)[0, 1] == pytest.approx(found, abs=6e-4)
+
+
+def test_a_trial_map_has_each_trial_once_and_marks_and_joins_the_ones_it_is_told():
+    x, y = np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.1, 0.4, 0.2, 0.3])
+    panels = {"a": (x, y, "cost", "gain"), "b": (y, x, "gain", "cost")}
+    figure = plots.trial_map(panels, ["tpe", "random", "tpe", "random"], {"best": 1, "default": 0}, {"a": [0, 1]})
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in figure.axes[0].lines}
+    assert drawn["tpe"] == [[1.0, 0.1], [3.0, 0.2]]
+    assert drawn["random"] == [[2.0, 0.4], [4.0, 0.3]]
+    assert (drawn["best"], drawn["default"]) == ([[2.0, 0.4]], [[1.0, 0.1]])
+    assert drawn["front"] == [[1.0, 0.1], [2.0, 0.4]]
+    assert "front" not in {line.get_label() for line in figure.axes[1].lines}
+    assert [text.get_text() for text in figure.legends[0].texts] == ["front", "tpe", "random", "best", "default"]
+    looks = [(line.get_marker(), line.get_color()) for line in figure.axes[0].lines[1:]]
+    assert len(set(looks)) == 4

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from sagkit.markdown import fill_marked, to_markdown
-from sagkit.speed import bench_table, metric_table, neighbor_table, walk_table
+from sagkit.speed import bench_table, metric_table, neighbor_table, notebook_table, walk_table
 
 MADE = {"processor": "a machine", "threads": 2, "command": "make bench", "commit": "0123456789abcdef"}
 
@@ -56,6 +56,15 @@ def test_metrics_show_time_ratio_the_error_of_drawing_and_the_sum_of_a_full_eval
     assert "| 10,000 × 128, 100 classes | pairs | centroid | sum |" in text
     assert "| seconds | 2.00 | 1.25 | 3.2 |" in text
     assert "Largest disagreement with scipy 3.0e-14; the drawn pairs differ from all by 5.0e-02." in text
+
+
+def test_notebooks_show_their_seconds_the_load_before_them_and_whether_cifar_was_there():
+    record = {**MADE, "seconds": {"00_tour": 41.6, "01_more": 9.4}, "load": {"00_tour": 0.04, "01_more": 1.97},
+              "cores": 2, "cifar100": False}  # fmt: skip
+    text = notebook_table({"notebooks": record})
+    assert "| 00_tour | 42 | 0.0 |" in text
+    assert "| 01_more | 9 | 2.0 |" in text
+    assert "without CIFAR-100, 2 cores. a machine, 2 threads; `make bench`, made at 012345678." in text
 
 
 def test_marked_places_are_filled_one_by_one_and_the_rest_stays():

@@ -113,6 +113,26 @@ def test_a_trial_below_the_median_is_stopped_early_and_its_cost_is_kept(tmp_path
     assert costed.study().get_trials()[0].values == [found["trials"][0][name] for name in found["objectives"]]
 
 
+def test_random_search_asks_the_same_first_two_and_never_looks_at_scores(tmp_path, data, monkeypatch):
+    """Two studies whose trials score differently propose the same settings; TPE's third, after startup, differs."""
+    asked = {}
+    for sampler, sign in (("random", 1.0), ("random", -1.0), ("tpe", 1.0), ("tpe", -1.0)):
+        search = Search(tiny(tmp_path, data=data), tmp_path / f"{sampler}{sign}", seed=3, startup=2, sampler=sampler)
+        open_study(search)
+        for _ in range(6):
+            study, trial, _ = _ask(search, 6)
+            study.tell(trial, sign * trial.params["alpha"])
+            asked.setdefault((sampler, sign), []).append(trial.params)
+    assert asked["random", 1.0] == asked["random", -1.0]
+    assert asked["tpe", 1.0] != asked["tpe", -1.0]
+    assert asked["random", 1.0][:2] == asked["tpe", 1.0][:2]
+    assert len({params["alpha"] for params in asked["random", 1.0][2:]}) == 4
+    with pytest.raises(ValueError, match="unknown sampler 'grid': choose one of tpe, random"):
+        open_study(Search(tiny(tmp_path, data=data), tmp_path / "grid", sampler="grid"))
+    with pytest.raises(ValueError, match="sampler random -> tpe"):
+        open_study(Search(tiny(tmp_path, data=data), tmp_path / "random1.0", seed=3))
+
+
 def test_a_trial_that_fails_is_kept_with_its_reason_and_not_asked_again(tmp_path, data, monkeypatch):
     fit = searching.fit
 

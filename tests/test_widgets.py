@@ -123,6 +123,22 @@ def test_k_that_no_batch_meets_and_an_anchor_without_pairs_are_refused(scene):
     assert f"image {alone} has no pair" in board.message.value
 
 
+def test_a_panel_begins_with_the_picture_of_the_settings_it_is_given(scene):
+    panel = widgets.walk_player(scene, start=5, length=3, seed=1)
+    assert panel.picture.value == views.walk_view(scene, start=5, length=3, seed=1, k=10).quick_png()
+    moved = widgets.walk_player(scene)
+    assert moved.picture.value != panel.picture.value
+    for argument, value in (("start", 5), ("length", 3), ("seed", 1)):
+        moved.controls[argument].value = value
+    assert moved.picture.value == panel.picture.value
+    with pytest.raises(ValueError, match="no control for 'anchor': choose from length"):
+        widgets.walk_player(scene, anchor=5)
+    with pytest.raises(ValueError, match="k = 99 lies outside its slider, which ends at 30"):
+        widgets.walk_player(scene, k=99)
+    with pytest.raises(ValueError, match="method = 'x' is no choice"):
+        widgets.dendrogram_cutter(scene, method="x")
+
+
 def test_markup_in_a_refusal_is_shown_and_not_run():
     def refuse(x):
         raise ValueError("<script>alert(1)</script>")

@@ -12,7 +12,7 @@ from sagkit.plots.estimates import intervals
 from sagkit.plots.graphs import graph_figure, graph_layout, point_graphs, walk_figure
 from sagkit.plots.search import search_board
 from sagkit.plots.structure import class_matrices, tradeoff, trees
-from sagkit.plots.studies import tie_ceiling, validity_scatter
+from sagkit.plots.studies import tie_ceiling, trial_map, validity_scatter
 from sagkit.plots.style import FAINT, INK, MARKERS, PALETTE, STYLE, Picture, save, styled
 from sagkit.plots.talk import method_diagram
 
@@ -46,6 +46,7 @@ __all__ = [
     "tie_ceiling",
     "tradeoff",
     "trees",
+    "trial_map",
     "validity_scatter",
     "walk_figure",
 ]

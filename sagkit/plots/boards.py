@@ -190,7 +190,7 @@ def pair_board(
     left.bar_label(bars, [f"{purity[name][0]:.3f}" for name in names], padding=3)
     for i, name in enumerate(names):
         left.plot([purity[name][1]] * 2, [i - 0.4, i + 0.4], color=PALETTE[1], lw=3)
-    left.set(xlim=(0, 1), title="purity of all pairs (red stroke: chance)")
+    left.set(xlim=(0, 1), title="purity of all pairs (orange stroke: chance)")
     left.invert_yaxis()
     bars = right.barh(["own views", "walk pairs"], [1, pull], color=[FAINT, PALETTE[2]], height=0.6)
     right.bar_label(bars, fmt="%.2f", padding=3)
@@ -211,7 +211,7 @@ def loss_terms(
         area.set(hatch=hatch, edgecolor="white")
     left.axvline(alpha, color=INK, lw=2, ls="--")
     left.set(xlabel="alpha", ylabel="weighted terms of the loss", xlim=(alphas[0], alphas[-1]), title=title)
-    left.legend(loc="lower right", framealpha=0.9, frameon=True, fontsize=9)
+    left.legend(loc="center right", framealpha=0.9, frameon=True, fontsize=9)
     bars = right.barh(list(pulls), list(pulls.values()), color=PALETTE[: len(pulls)], height=0.6)
     right.bar_label(bars, fmt="%.2g", padding=3)
     right.set(xlim=(0, 1.35 * max(pulls.values()) or 1), title="size of gradient")

@@ -72,14 +72,15 @@ def comparison(figures: Mapping[str, Mapping[str, float]], columns: Sequence[str
 
 @styled
 def heatmaps(panels: Mapping[str, np.ndarray], ticks: Sequence[str] = ()) -> Picture:
-    """Class distance matrices (C, C) side by side, each on its own scale."""
+    """Matrices (C, C), such as distances of classes, side by side, each on its own scale; `ticks` name the rows."""
     figure, axes = grid_of(4.4 * len(panels), 4.2, len(panels))
     for axis, (title, matrix) in zip(axes[0], panels.items(), strict=True):
         picture = axis.imshow(matrix, cmap="viridis", interpolation="nearest")
         figure.colorbar(picture, ax=axis, shrink=0.75)
         axis.set_title(title)
-        axis.set_xticks([])
-        axis.set_yticks(range(len(ticks)), ticks, fontsize=6) if len(ticks) else axis.set_yticks([])
+        few = len(ticks) <= 12  # as many as can be read at a glance stand on both axes
+        axis.set_xticks(range(len(ticks)) if few else [], ticks if few else [], fontsize=10)
+        axis.set_yticks(range(len(ticks)), ticks, fontsize=10 if few else 6)
     return figure
 
 
@@ -105,6 +106,8 @@ def curves(
             axis.fill_between(x, y - half, y + half, color=look["color"], alpha=0.18, linewidth=0)
     axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)
+    if all(float(value).is_integer() for x, _ in series.values() for value in x):  # there is no epoch 1.25
+        axis.locator_params(axis="x", integer=True)
     if len(series) > 3:  # as many lines leave no free corner
         figure.legend(loc="outside right upper")
     else:

@@ -10,6 +10,8 @@ from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
 from sagkit.plots.style import FAINT, INK, PALETTE, Picture, bare, grid_of, pixels, styled
 
+SMALLEST_NUMBERED = 130.0  # area, in square points, of a node that holds its number; of a smaller one it stands beside
+
 
 def _edges(axis, xy: np.ndarray, graph, **style) -> None:
     import networkx as nx
@@ -98,10 +100,12 @@ def point_graphs(
     for axis, (title, graph) in zip(axes[0], panels.items(), strict=True):
         bare(axis)
         _edges(axis, xy, graph)
-        area = 300.0 if shares is None else 2500 * np.asarray(shares[title])
+        area = np.full(len(xy), 300.0) if shares is None else 2500 * np.asarray(shares[title])
         axis.scatter(*xy.T, s=area, color=PALETTE[5], edgecolors=INK, linewidths=0.8, zorder=2)
         for node, place in enumerate(xy):
-            axis.annotate(str(node), place, ha="center", va="center", fontsize=9, zorder=3)
+            beside = (9, 7) if area[node] < SMALLEST_NUMBERED else (0, 0)  # points
+            told = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 9, "zorder": 3}
+            axis.annotate(str(node), place, beside, **told)
         axis.set_title(title)
         axis.margins(0.18)
     return figure

@@ -1,12 +1,12 @@
-"""Studies of scores in pictures: label-free against semantic scores, and why ties bound a rank correlation. [K]"""
+"""Studies in pictures: label-free against semantic scores, trials of a search, ties that bound a correlation. [K]"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sagkit.plots.style import FAINT, MARKERS, PALETTE, Picture, grid_of, styled
+from sagkit.plots.style import FAINT, INK, MARKERS, PALETTE, Picture, grid_of, styled
 
 
 @styled
@@ -75,4 +75,40 @@ def tie_ceiling(references: Mapping[str, np.ndarray]) -> Picture:
         axis.set_title(f"{name}\nceiling {ceiling:.3f}, {tied:.0%} of comparisons tied", fontsize=10)
         axis.set(xlabel="rank in the best embedding", aspect="equal", xlim=(0, 1), ylim=(0, 1))
     axes[0, 0].set_ylabel("rank in the reference")
+    return figure
+
+
+@styled
+def trial_map(
+    panels: Mapping[str, tuple[np.ndarray, np.ndarray, str, str]],
+    kinds: Sequence[str],
+    marked: Mapping[str, int],
+    fronts: Mapping[str, Sequence[int]] | None = None,
+) -> Picture:
+    """Trials of one or more searches as points, some of them marked by name, on one panel for each pair of figures.
+
+    Args:
+        panels: by title, x (n,), y (n,) and the names of both.
+        kinds: (n,) search that each trial is from; grey markers of different shape.
+        marked: position of a trial by name, in 0 .. n - 1.
+        fronts: by title, trials that a staircase joins, in rising order of x.
+    """
+    figure, axes = grid_of(4.4 * len(panels), 4.4, len(panels))
+    kinds = np.asarray(kinds)
+    for axis, (title, (x, y, xlabel, ylabel)) in zip(axes[0], panels.items(), strict=True):
+        x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+        front = list((fronts or {}).get(title, ()))
+        if front:
+            axis.plot(x[front], y[front], color=INK, lw=1.5, drawstyle="steps-post", label="front", zorder=1)
+        for i, kind in enumerate(dict.fromkeys(kinds.tolist())):
+            chosen, marker = kinds == kind, ("o", "x")[i % 2]
+            axis.plot(x[chosen], y[chosen], color="#7a828c", marker=marker, ms=4.5, ls="none", label=kind, zorder=2)
+        for i, (name, row) in enumerate(marked.items()):
+            look = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[1 + i % (len(MARKERS) - 1)], "mfc": "none"}
+            axis.plot(x[row], y[row], ms=13, mew=2, ls="none", label=name, zorder=3, **look)
+        axis.set(xlabel=xlabel, ylabel=ylabel)
+        axis.set_title(title, fontsize=11)
+        axis.locator_params(nbins=5)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=9, handlelength=1.5)
     return figure
