@@ -17,7 +17,7 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 demo: install
 	@begin=$$(date +%s); \
 	mkdir -p figures/tour && cd notebooks && \
-	$(BIN)/papermill 00_tour.ipynb ../figures/tour/00_tour.ipynb -p out ../figures/tour --log-output && \
+	$(BIN)/papermill 00_tour.ipynb ../figures/tour/00_tour.ipynb -p out ../figures/tour -r stored "" --log-output && \
 	cat ../figures/tour/table.md && \
 	echo "demo: $$(($$(date +%s) - begin)) s after installation"
 

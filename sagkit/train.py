@@ -7,6 +7,7 @@ This module and `trainer` are the only ones that read configuration; everything 
 
 from __future__ import annotations
 
+import json
 import logging
 import shlex
 import sys
@@ -24,10 +25,10 @@ from sagkit.data import load_bank, load_images
 from sagkit.doctor import examine_run, tell
 from sagkit.evaluate import evaluate, label_free, local, references, structure, view_of
 from sagkit.model import Encoder, extract_features
-from sagkit.record import load_encoder, provenance, save_encoder, snapshot_path, write_record
+from sagkit.record import load_encoder, provenance, record_path, save_encoder, snapshot_path, write_record
 from sagkit.subsets import family
 from sagkit.timing import peak_memory
-from sagkit.trainer import Trainer, stream
+from sagkit.trainer import FREE_FIELDS, Trainer, stream
 from sagkit.vectors import Examples, VectorSet
 
 READOUT_BANK, READOUT_QUERIES = 5000, 1000
@@ -41,6 +42,22 @@ class Run:
     encoder: Encoder
     record: dict
     path: Path
+
+
+def stored_run(config: Config, results: str | Path) -> Run | None:
+    """The finished run of this configuration whose record and encoder lie under `results`; None where there is none.
+
+    Fields that do not change what is learned (`trainer.FREE_FIELDS`, precision, devices) may differ.
+    """
+    path = record_path(results, config.profile, config.data, config.method, config.variant, config.seed)
+    weights = path.with_suffix(".safetensors")
+    if not (path.exists() and weights.exists()):
+        return None
+    record = json.loads(path.read_text())
+    then, now = Config().to_dict() | record["config"], config.to_dict()
+    if any(then[name] != now[name] for name in now.keys() - FREE_FIELDS - {"precision", "devices"}):
+        return None
+    return Run(load_encoder(weights), record, path)
 
 
 def fit(

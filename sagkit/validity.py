@@ -3,16 +3,18 @@
     validity of a score = Spearman, over the embeddings of a zoo, of the score with the primary semantic score
 
     python -m sagkit.validity --data cifar100
-    python -m sagkit.validity --data shapes --train-sets shapes cifar100
+    python -m sagkit.validity --data shapes --train-sets shapes cifar100 --design "clean, changed: distances"
 
 Every score sees images and features, never labels. Designs (views x statistic) are chosen on one half of the zoo and on
 validation images, and judged on the other half and on test images against the literature's scores; halves are drawn
-between training runs. Intervals resample embeddings. [K]
+between training runs. A design that was chosen in another study (`--design`) is judged on the whole zoo. Intervals
+resample embeddings. [K]
 """
 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections import Counter
 from pathlib import Path
@@ -51,6 +53,7 @@ STATISTICS = {
     "shared effective rank": candidates.shared_rank,
     "distances x clusters": candidates.guarded,
 }
+DESIGNS = tuple(f"{views}: {name}" for views in VIEWS for name in STATISTICS)
 RIVALS = {
     "RankMe": lambda f: candidates.rankme(f["clean"]),
     "LiDAR": lambda f: candidates.lidar(np.stack([f[f"standard{i}"] for i in range(4)])),
@@ -122,8 +125,7 @@ def choose(rows: list[dict]) -> str:
     """The design of largest validity on the first half of the zoo and the validation images."""
     half = [row for row in rows if row["side"] == 0]
     semantic = np.array([row["val"]["semantic"] for row in half])
-    designs = [f"{views}: {name}" for views in VIEWS for name in STATISTICS]
-    return max(designs, key=lambda d: validity(np.array([row["val"]["scores"][d] for row in half]), semantic))
+    return max(DESIGNS, key=lambda d: validity(np.array([row["val"]["scores"][d] for row in half]), semantic))
 
 
 def ordered(scores: np.ndarray, rows: list[dict]) -> tuple[int, int]:
@@ -140,12 +142,15 @@ def reliability(rows: list[dict]) -> float:
 
 
 def table(record: dict, bootstrap: int = 2000) -> pd.DataFrame:
-    """One row per score: validity on either half with interval over embeddings, difference to the chosen design,
-    trained encoders alone, and the share of clearly different pairs in the right order."""
-    rows, chosen = record["rows"], choose(record["rows"])
+    """One row per score: validity on the half of choice, on the judging half (on all where the design was chosen in
+    another study) with interval over embeddings, difference to the chosen design, trained encoders alone, and the share
+    of clearly different pairs in the right order."""
+    rows, elsewhere = record["rows"], record.get("design")
+    chosen = elsewhere or choose(rows)
     first, second = ([row for row in rows if row["side"] == side] for side in (0, 1))
+    judging, second = ("all, test", rows) if elsewhere else ("half B, test", second)
     trained = [row for row in rows if row["kind"] == "trained"]
-    lead = [f"{views}: distances" for views in VIEWS] + [f"{views_of(chosen)}: {name}" for name in STATISTICS]
+    lead = [f"{views}: distances" for views in VIEWS] + [f"{chosen.split(': ')[0]}: {name}" for name in STATISTICS]
     names = dict.fromkeys([chosen, *lead, *RIVALS])
     generator = np.random.default_rng(0)
     draws = generator.integers(len(second), size=(bootstrap, len(second)))
@@ -163,17 +168,12 @@ def table(record: dict, bootstrap: int = 2000) -> pd.DataFrame:
         right, clear = ordered(column(rows, name), rows)
         shown[f"**{name}**" if name == chosen else name] = {
             "half A, val": f"{validity(column(first, name, 'val'), column(first, None, 'val')):.2f}",
-            "half B, test": f"{validity(column(second, name), semantic):.2f} [{low:.2f}, {high:.2f}]",
+            judging: f"{validity(column(second, name), semantic):.2f} [{low:.2f}, {high:.2f}]",
             "chosen minus this": "" if name == chosen else f"[{less:+.2f}, {more:+.2f}]",
             "trained only": f"{validity(column(trained, name), column(trained, None)):.2f}" if trained else "none",
             "clear pairs in order": f"{right / max(1, clear):.1%}",
         }
     return pd.DataFrame.from_dict(shown, orient="index").rename_axis("score")
-
-
-def views_of(design: str) -> str:
-    """The views of a design's name."""
-    return design.split(": ")[0]
 
 
 def summary(record: dict) -> str:
@@ -182,10 +182,12 @@ def summary(record: dict) -> str:
     counts, sizes = Counter(row["kind"] for row in rows), Counter(row["side"] for row in rows)
     kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     clear = ordered(np.zeros(len(rows)), rows)[1]
+    judges = "all, for a design chosen on other data" if record.get("design") else "half B"
     return (
         f"{to_markdown(table(record))}\n\nSpearman with the semantic score over {len(rows)} embeddings ({kinds}); "
-        f"{sizes[0]} in half A, {sizes[1]} in half B; 95 % intervals resample embeddings of half B; {clear} pairs have "
-        f"semantic intervals apart. Reliability of the semantic score over halves of classes: {reliability(rows):.2f}; "
+        f"{sizes[0]} in half A, {sizes[1]} in half B; 95 % intervals resample embeddings of {judges}; {clear} pairs "
+        f"have semantic intervals apart. Reliability of the semantic score over halves of classes: "
+        f"{reliability(rows):.2f}; "
         f"{record['n']} images; {record['processor']}; `{record['command']}`, made at {record['commit'][:9]}."
     )
 
@@ -193,6 +195,7 @@ def summary(record: dict) -> str:
 def main(
     data: str = "cifar100",
     train_sets: tuple[str, ...] = (),
+    design: str = "",
     results: str = "figures/results",
     cache: str = "runs/validity",
     n: int = 800,
@@ -204,12 +207,15 @@ def main(
     Args:
         data: images that embeddings are judged on, with classes and a semantic reference.
         train_sets: data the encoders were trained on; none for `data` itself.
+        design: the design to be judged, where another study chose it; empty to choose it on half A.
         results: folder of run records.
         cache: folder of finished members, so that an interrupted study goes on; delete it when a score has changed.
         n: images behind the label-free scores.
         seed: of images and views.
         threads: of torch; 0 leaves its default.
     """
+    if design and design not in DESIGNS:
+        raise SystemExit(f"sagkit.validity: no design {design!r}: choose one of {', '.join(DESIGNS)}")
     if threads:
         torch.set_num_threads(threads)
     scenes = {split: prepare(load_images(data, split), data, n, seed) for split in ("val", "test")}
@@ -227,8 +233,10 @@ def main(
         write_record(kept, row)
         rows.append(row)
         print(f"{len(rows):3d} of {len(members)}  {row['test']['semantic']:+.4f}  {member.name}", flush=True)
-    command = " ".join(["python -m sagkit.validity", *sys.argv[1:]])
-    record = {"command": command, "data": data, "n": n, "seed": seed, **provenance(), "rows": rows}
+    command = "python -m sagkit.validity " + shlex.join(sys.argv[1:])
+    record = {"command": command, "data": data, "n": n, "seed": seed, **provenance()}
+    record |= {"design": design} if design else {}
+    record["rows"] = rows
     write_record(Path(results) / f"validity/{data}.json", record)
     print(summary(record))
 

@@ -15,7 +15,7 @@ from sagkit.config import Config, configure
 from sagkit.data import shapes
 from sagkit.model import extract_features
 from sagkit.record import load_encoder, read_records
-from sagkit.train import fit, flags, main
+from sagkit.train import fit, flags, main, stored_run
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +186,18 @@ def test_the_record_holds_what_the_stored_encoder_scores(tmp_path, images):
     encoder = load_encoder(run.path.with_suffix(".safetensors"))
     again = training.evaluate(encoder, images[0], images[1], "shapes", True, 0)
     assert {k: round(float(v), 5) for k, v in again.items()} == record["metrics"]
+
+
+def test_a_stored_run_is_found_by_its_settings_and_by_nothing_less(tmp_path, images):
+    config = tiny(tmp_path)
+    run = fit(config, *images, progress=False)
+    found = stored_run(replace(config, threads=1, probe=not config.probe, results="elsewhere"), config.results)
+    assert found.record == json.loads(run.path.read_text())
+    assert_same(weights(found), load_encoder(run.path.with_suffix(".safetensors")).state_dict())
+    for other in ({"lr": 2 * config.lr}, {"epochs": config.epochs + 1}, {"seed": 7}, {"alpha": 0.7}):
+        assert stored_run(replace(config, **other), config.results) is None
+    run.path.with_suffix(".safetensors").unlink()
+    assert stored_run(config, config.results) is None
 
 
 def test_snapshots_keep_the_encoder_after_epochs_that_are_powers_of_two(tmp_path, images):

@@ -15,7 +15,7 @@ from sagkit.metrics.labelfree import structure_score
 from sagkit.metrics.semantic import rank_correlation
 from sagkit.zoo import Member, histogram
 
-DESIGNS = [f"{views}: {name}" for views in validity.VIEWS for name in validity.STATISTICS]
+DESIGNS = list(validity.DESIGNS)
 
 
 def rows(n: int = 24, seed: int = 0) -> list[dict]:
@@ -102,6 +102,21 @@ def test_the_table_judges_on_the_second_half_and_marks_the_chosen_design():
         assert float(value) == pytest.approx(wanted, abs=0.006)
         low, high = (float(v) for v in interval.strip("[]").split(", "))
         assert low <= float(value) <= high
+
+
+def test_a_design_chosen_in_another_study_is_judged_on_the_whole_zoo():
+    design = DESIGNS[11]
+    study = {"rows": rows(40), "design": design}
+    every = [row["test"] for row in study["rows"]]
+    wanted = spearmanr([row["scores"][design] for row in every], [row["semantic"] for row in every]).statistic
+    shown = validity.table(study, bootstrap=50)
+    assert float(shown.loc[f"**{design}**", "all, test"].split(" ")[0]) == pytest.approx(wanted, abs=0.006)
+    assert "half B, test" not in shown.columns
+
+
+def test_an_unknown_design_is_refused():
+    with pytest.raises(SystemExit, match=r"no design 'guess': choose one of two standard views: distances"):
+        validity.main(design="guess")
 
 
 @pytest.fixture(scope="module")
