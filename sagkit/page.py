@@ -38,7 +38,7 @@ def paragraph(text: str, kind: str = "") -> str:
 
 def table(head: Sequence[str], rows: Sequence[Sequence]) -> str:
     """A table, without a heading where that is empty; floats have three decimals, numbers are set flush right."""
-    numeric = [all(isinstance(row[i], int | float) for row in rows) for i in range(len(head))]
+    numeric = [all(row[i] == "" or isinstance(row[i], int | float) for row in rows) for i in range(len(head))]
 
     def cell(tag: str, value, i: int) -> str:
         text = f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
