@@ -1,6 +1,6 @@
 """A training that fits into so many minutes: settings by number of images and hardware, and a time foretold.
 
-    epochs = minutes / seconds_per_epoch,  from the time of a few steps, between LEAST_EPOCHS and MOST_EPOCHS
+    epochs = 60 minutes / seconds_per_epoch,  from the time of a few steps, between LEAST_EPOCHS and MOST_EPOCHS
 
 [K] all of it: a pilot trains a small SAG-VICReg for as long as its user has patience.
 """
@@ -74,7 +74,7 @@ def begun(config: Config) -> int | None:
 def train_within(
     images: ImageSet, out: Path, source: str, minutes: float, epochs: int | None, seed: int, progress: bool
 ) -> tuple[Run, float]:
-    """Train without labels for about `minutes`; the run, and the seconds that were foretold.
+    """Train without labels for about `minutes`; the run, and the seconds that were foretold for all its epochs.
 
     A training that was interrupted under the same `out` is continued, with the epochs it began with.
 
