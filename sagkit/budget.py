@@ -1,6 +1,6 @@
 """A training that fits into so many minutes: settings by number of images and hardware, and a time foretold.
 
-    epochs = minutes / seconds_per_epoch,  from the time of a few steps, between LEAST_EPOCHS and MOST_EPOCHS
+    epochs = 60 minutes / seconds_per_epoch,  from the time of a few steps, between LEAST_EPOCHS and MOST_EPOCHS
 
 [K] all of it: a pilot trains a small SAG-VICReg for as long as its user has patience.
 """
@@ -51,7 +51,7 @@ def settings(n: int, out: Path, source: str, epochs: int = LEAST_EPOCHS, seed: i
 
 
 def seconds_per_epoch(config: Config, train: ImageSet, steps: int = 3) -> float:
-    """Time an epoch would take, from a few steps of a trainer that is then thrown away; walks included."""
+    """Seconds an epoch would take, from a few steps of a trainer that is then thrown away; walks included."""
     with tempfile.TemporaryDirectory() as scratch:
         trial = replace(config, results=scratch, runs=scratch, walk_start=0.0, walk_warmup=0.0)
         trainer = Trainer(trial, make_fabric(trial), train)
@@ -74,7 +74,7 @@ def begun(config: Config) -> int | None:
 def train_within(
     images: ImageSet, out: Path, source: str, minutes: float, epochs: int | None, seed: int, progress: bool
 ) -> tuple[Run, float]:
-    """Train without labels for about `minutes`; the run, and the seconds that were foretold.
+    """Train without labels for about `minutes`; the run, and the seconds that were foretold for all its epochs.
 
     A training that was interrupted under the same `out` is continued, with the epochs it began with.
 
@@ -86,7 +86,12 @@ def train_within(
         epochs: train so many instead.
         seed: of weights, order, views and walks.
         progress: print the estimate and show a progress bar.
+
+    Raises:
+        ValueError: for no minutes or no epochs, and see `train.fit`.
     """
+    if not minutes > 0 or (epochs is not None and epochs < 1):
+        raise ValueError(f"minutes must be above 0 and epochs at least 1, got {minutes} and {epochs}")
     unlabelled, config = ImageSet(images.images), settings(len(images), out, source, seed=seed)
     per_epoch = seconds_per_epoch(config, unlabelled)
     epochs = epochs or begun(config) or max(LEAST_EPOCHS, min(MOST_EPOCHS, int(60 * minutes / per_epoch)))

@@ -120,10 +120,8 @@ def build_encoder(config: Config, train: Examples) -> Encoder:
             raise ValueError(f"{config.method} needs images: of vectors, choose one of {', '.join(TWO_VIEWS)}")
         if NAME.fullmatch(config.encoder) is None:
             raise ValueError(f"{config.encoder} encodes images: of vectors, use mlp-w128-l2; of series, conv1d-w32-l3")
-        encoder, blank = (
-            make_encoder(config.encoder, *train.statistics()),
-            train.values[:1].expand(2, *train.values[0].shape),
-        )
+        encoder = make_encoder(config.encoder, *train.statistics())
+        blank = train.values[:1].expand(2, *train.values[0].shape)
         what, remedy = f"values {tuple(train.values.shape)}", "mlp takes (N, F), conv1d takes (N, C, T)"
     else:
         encoder = make_encoder(config.encoder, *channel_statistics(train.images))

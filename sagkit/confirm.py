@@ -5,9 +5,10 @@
     roles:  default, vicreg (alpha 0), the label-free choice of each study, and the trial that labels would have chosen
 
 A choice among n trials of one seed is flattered by that seed, the labels' choice no less than the label-free one.
-Fresh seeds and images that the search never saw take the flattery away; differences are paired by seed, which fixes
-first weights, image order and views. Runs are kept in a folder and found again, so that the command goes on where it
-stopped. [K]
+Fresh seeds take the flattery away; all training images are trained on, and judged are test images, which the search
+never saw. Differences are paired by seed, which fixes first weights, image order and views. Each role's interval is its
+own: of several that are looked at, one may exclude zero by luck. Runs are kept in a folder and found again, so that the
+command goes on where it stopped. [K]
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from pathlib import Path
 
 from sagkit.config import Config
 from sagkit.data import load_images
+from sagkit.markdown import Summary
 from sagkit.record import provenance, record_path, write_record
+from sagkit.search import FREE
 from sagkit.train import fit
 from sagkit.tune import NAMES, SCORES
 
 LABELS = "labels' choice"
-FREE = ("variant", "results", "runs", "threads", "data_root", "precision")  # may differ between two calls
 
 
 def roles(studies: Sequence[dict], score: str = "spearman_pairs") -> dict[str, dict]:
@@ -36,10 +38,12 @@ def roles(studies: Sequence[dict], score: str = "spearman_pairs") -> dict[str, d
         score: what labels choose by.
 
     Raises:
-        ValueError: for no study, studies of different base settings, or one without that score.
+        ValueError: for no study, two of one name, studies of different base settings, or one without that score.
     """
     if not studies:
         raise ValueError("no study is given: make one with python -m sagkit.tune")
+    if len({study["study"] for study in studies}) < len(studies):
+        raise ValueError(f"studies {', '.join(s['study'] for s in studies)}: two of one name, rename one's record")
     first, found, known = studies[0], {}, []
     for study in studies:
         differing = [k for k, v in first["base"].items() if k not in FREE and study["base"].get(k) != v]
@@ -88,7 +92,11 @@ def confirm(studies: Sequence[dict], record: Path, work: Path, seeds: int = 3) -
 
 
 def differences(found: dict, score: str = "spearman_pairs", baseline: str = "default") -> dict[str, list[float]]:
-    """Each role's `score` minus the baseline's, seed by seed."""
+    """Each role's `score` minus the baseline's, seed by seed.
+
+    Raises:
+        ValueError: for a baseline that is no role.
+    """
     by_role = {role: {r["seed"]: r[score] for r in found["runs"] if r["role"] == role} for role in found["roles"]}
     if baseline not in by_role:
         raise ValueError(f"no role {baseline!r}: choose one of {', '.join(by_role)}")
@@ -120,8 +128,9 @@ def main(studies: tuple[Path, ...], out: Path, seeds: int = 3, work_folder: Path
     except (ValueError, OSError) as error:
         raise SystemExit(f"sagkit.confirm: {error}") from None
     for role, values in differences(found).items():
-        print(role.ljust(36), *(f"{value:+.4f}" for value in values))
-    print(f"Spearman minus the default's, by seed; record: {out}")
+        over = Summary.over(values).show(percent=False, signed=True)
+        print(role.ljust(36), over.ljust(16), *(f"{value:+.4f}" for value in values))
+    print(f"Spearman minus the default's: mean, 95 % t-interval of each role alone, and by seed; record: {out}")
 
 
 if __name__ == "__main__":

@@ -60,8 +60,12 @@ class Gallery:
         return [s for s, _ in found], [r for _, r in found]
 
 
-def search_view(gallery: Gallery, query: int, results: int = MOST):
-    """A query and its look-alikes, numbered from 1; those of its own class are marked where classes are known."""
+def search_view(gallery: Gallery, query: int, results: int = MOST) -> plots.Picture:
+    """A query and its look-alikes, numbered from 1; those of its own class are marked where classes are known.
+
+    Raises:
+        ValueError: see `Gallery.alike`.
+    """
     similarity, rows = gallery.alike(query, results)
     same = None if gallery.labels is None else (gallery.labels[rows] == gallery.labels[query]).tolist()
     names = [gallery.names[row] for row in (query, *rows)]

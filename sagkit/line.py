@@ -141,7 +141,8 @@ def summary(record: dict) -> str:
         f"{to_markdown(table(record))}\n\n"
         f"four superclasses of CIFAR-100 as a line (bank: {record['per_class']} training images of each class), test "
         f"images of a fifth as anomalies; mean over {len(record['drawn'])} draws of (four, fifth); ± is a 95 % "
-        "t-interval over seeds; chance is 0.5, and 0.05 and 0.25 for the search. The encoders were trained without "
+        "t-interval over seeds, for these images and draws, of each column alone (of several that are looked at, one "
+        "may exclude zero by luck); chance is 0.5, and 0.05 and 0.25 for the search. The encoders were trained without "
         "labels on all 100 classes, the anomalies among them. Mahalanobis is not run on 3,072 pixels. "
         f"{record['processor']}; `{record['command']}`, made at {record['commit'][:9]}."
     )
@@ -188,7 +189,7 @@ def main(
 
     Args:
         results: folder of run records with stored encoders.
-        out: the record to write; rows in it of the same draws and commit are kept.
+        out: the record to write; rows in it of the same results, bank, draws and commit are kept.
         names: which embeddings: method, method-variant, or raw-pixels.
         draws: of (four superclasses, a fifth), 1 to 20.
         per_class: training images of each class that make the bank, the first ones, 1 to 500.
@@ -197,23 +198,28 @@ def main(
     """
     if threads:
         torch.set_num_threads(threads)
-    drawn, now = lines(draws, seed=seed), provenance()
-    settings = {"data": "cifar100", "seed": seed, "per_class": per_class, "commit": now["commit"]}
+    try:
+        drawn = lines(draws, seed=seed)
+        train, test = first_of_each(load_images("cifar100", "train"), per_class), load_images("cifar100", "test")
+    except ValueError as error:
+        raise SystemExit(f"sagkit.line: {error}") from None
+    now, stored = provenance(), encoders(results, names)
+    if absent := [name for name in names if name not in {of for of, _ in stored}]:
+        print(f"no stored encoder of {', '.join(absent)} in {results}: left out")
+    settings = {"data": "cifar100", "seed": seed, "per_class": per_class, "commit": now["commit"], "results": results}
     settings["drawn"] = [[list(line.usual), line.odd] for line in drawn]
     before = json.loads(Path(out).read_text()) if Path(out).exists() else {}
     rows = before["rows"] if all(before.get(key) == value for key, value in settings.items()) else []
     command = " ".join(["python -m sagkit.line", *sys.argv[1:]])
-    train, test = first_of_each(load_images("cifar100", "train"), per_class), load_images("cifar100", "test")
-    for (name, of), path in encoders(results, names).items():
+    for (name, of), path in stored.items():
         if (name, of) in {(row["encoder"], row["seed"]) for row in rows}:
             continue
         scores = tuple(SCORES) if path else ("neighbours", "walks")  # no covariance of 3,072 pixels
         found = judge(load_encoder(path) if path else nn.Flatten(), train, test, drawn, scores)
         rows.append({"encoder": name, "seed": of, "lines": found})
         write_record(Path(out), {"command": command, **settings, **now, "rows": rows})
-        print(
-            f"{name} seed {of}: " + ", ".join(f"{k} {np.mean([f[k] for f in found]):.3f}" for k in found[0]), flush=True
-        )
+        means = ", ".join(f"{key} {np.mean([figures[key] for figures in found]):.3f}" for key in found[0])
+        print(f"{name} seed {of}: {means}", flush=True)
     print(to_markdown(table({"rows": rows})))
 
 

@@ -139,7 +139,10 @@ def fill(text: str, records: list[dict], results: str | Path) -> str:
     from the records of benchmarks and studies in the folder of results."""
 
     def study(name: str, summary: Callable[[dict], str], data: str) -> str:
-        return summary(json.loads((Path(results) / f"{name}/{data}.json").read_text()))
+        path = Path(results) / f"{name}/{data}.json"
+        if not path.exists():
+            return f"Not measured yet: `python -m sagkit.{name}` writes the record."
+        return summary(json.loads(path.read_text()))
 
     text = fill_marked(text, "table", lambda profile, train_set: render(profile, train_set, records))
     text = fill_marked(text, "bench", lambda name: bench_table(name, read_bench(results)))

@@ -97,9 +97,16 @@ def _made(record: dict) -> str:
 
 
 def bench_table(name: str, found: dict) -> str:
-    """The table of that name, or a line that says that its record is missing."""
+    """The table of that name, or a line that says that its record is missing.
+
+    Raises:
+        ValueError: for a name of no table.
+    """
+    if name not in TABLES:
+        raise ValueError(f"no benchmark {name!r}: choose one of {', '.join(TABLES)}")
     if {"neighbors": "walks"}.get(name, name) not in found:
-        return "Not measured yet: `make bench` writes the record."
+        command = "python tests/bench_notebooks.py" if name == "notebooks" else "make bench"
+        return f"Not measured yet: `{command}` writes the record."
     return TABLES[name](found)
 
 

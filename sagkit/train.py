@@ -83,15 +83,7 @@ def fit(
     check(config)
     if config.threads:
         torch.set_num_threads(config.threads)
-    root = config.data_root or None
-    if train is None:
-        train = load_images(config.data, config.split, root=root)
-    if isinstance(train, VectorSet) != isinstance(queries, VectorSet):
-        raise ValueError("train and queries must both be vectors, or both images: give queries as a VectorSet, too")
-    if queries is None:
-        queries = load_images(config.data, "test" if config.split == "train" else "val", root=root)
-    if config.batch_size > len(train):
-        raise ValueError(f"batch_size {config.batch_size} exceeds the {len(train)} training images: lower batch_size")
+    train, queries = _sets(config, train, queries)
     if config.precision == "auto":  # resolved before anything is recorded, so that a run repeats exactly elsewhere
         config = replace(config, precision=native_precision(config.accelerator))
     fabric = make_fabric(config)
@@ -120,6 +112,21 @@ def fit(
     return finish(trainer, queries)
 
 
+def _sets(config: Config, train: Examples | None, queries: Examples | None) -> tuple[Examples, Examples]:
+    """What is trained on and judged on: as given, or loaded."""
+    root = config.data_root or None
+    if train is None:
+        train = load_images(config.data, config.split, root=root)
+    if isinstance(train, VectorSet) != isinstance(queries, VectorSet):
+        kind = type(train).__name__
+        raise ValueError(f"train is of type {kind} and queries are not: give queries as {kind}, too")
+    if queries is None:
+        queries = load_images(config.data, "test" if config.split == "train" else "val", root=root)
+    if config.batch_size > len(train):
+        raise ValueError(f"batch_size {config.batch_size} exceeds the {len(train)} training images: lower batch_size")
+    return train, queries
+
+
 def readout(encoder: Encoder, train: Examples, config: Config) -> dict[str, float]:
     """kNN and Spearman on a fixed sample of the training images: for watching a run, never for a table."""
     if train.labels is None:
@@ -137,7 +144,7 @@ def readout(encoder: Encoder, train: Examples, config: Config) -> dict[str, floa
 
 def finish(trainer: Trainer, queries: Examples) -> Run:
     """Store the encoder, evaluate it as stored, write the record, and drop the checkpoint."""
-    config, clock, fabric = trainer.config, trainer.clock, trainer.fabric
+    config, fabric = trainer.config, trainer.fabric
     stored = trainer.path.with_suffix(".safetensors")
     if not fabric.is_global_zero:
         fabric.barrier()  # a process that leaves early would take the evaluating one with it
@@ -149,9 +156,19 @@ def finish(trainer: Trainer, queries: Examples) -> Run:
         bank = load_bank(config.data, config.split, config.data_root or None)
     begin = time.perf_counter()
     metrics = evaluate(encoder, bank, queries, config.data, config.probe, config.seed, config.resamplings)
-    clock.add(0.0, 0.0, 0, {"evaluation": time.perf_counter() - begin})
+    trainer.clock.add(0.0, 0.0, 0, {"evaluation": time.perf_counter() - begin})
+    record = record_of(trainer, metrics)
+    write_record(trainer.path, record)
+    trainer.checkpoint.unlink(missing_ok=True)
+    fabric.barrier()
+    return Run(encoder, record, trainer.path)
+
+
+def record_of(trainer: Trainer, metrics: dict[str, float]) -> dict:
+    """The record of a run that is over: its settings, cost, origin, scores (fractions) and log."""
+    config, clock = trainer.config, trainer.clock
     walking = sum(clock.parts.get(part, 0.0) for part in ("graph", "walk", "rebuild"))
-    record = {
+    return {
         "method": config.method,
         "variant": config.variant,
         "data": config.data,
@@ -174,10 +191,6 @@ def finish(trainer: Trainer, queries: Examples) -> Run:
         "metrics": {name: round(float(value), 5) for name, value in metrics.items()},
         "log": [{k: round(v, 5) for k, v in entry.items()} for entry in trainer.log],
     }
-    write_record(trainer.path, record)
-    trainer.checkpoint.unlink(missing_ok=True)
-    fabric.barrier()
-    return Run(encoder, record, trainer.path)
 
 
 def flags(config: Config) -> list[str]:

@@ -98,6 +98,9 @@ class TableView:
         bank: (M, F) rows whose columns are drawn from, such as the training rows.
         mask: probability of replacing a cell, in [0, 1].
         noise: standard deviation of Gaussian noise, in standard deviations of the column, at least 0.
+
+    Raises:
+        ValueError: for a bank of another shape or with numbers that are not finite, or a mask or noise out of range.
     """
 
     bank: Tensor | np.ndarray  # a tensor once made
@@ -110,6 +113,7 @@ class TableView:
             raise ValueError(f"bank must be (M, F) with M >= 1, got {tuple(bank.shape)}")
         if not 0 <= self.mask <= 1 or not self.noise >= 0:
             raise ValueError(f"mask must lie in [0, 1] and noise be at least 0, got {self.mask} and {self.noise}")
+        _require_finite(bank, "the rows of bank")
         object.__setattr__(self, "bank", bank)
         object.__setattr__(self, "spread", bank.std(dim=0, unbiased=False))
 
@@ -131,6 +135,9 @@ class SeriesView:
         crop: range of a window's share of the length, within (0, 1].
         scale: each series is multiplied by a factor in [1 - scale, 1 + scale]; in [0, 1).
         jitter: standard deviation of Gaussian noise, in standard deviations of the channel over its times, at least 0.
+
+    Raises:
+        ValueError: for a value out of its range.
     """
 
     crop: tuple[float, float] = (0.5, 1.0)

@@ -31,8 +31,10 @@ def waves(n: int, length: int = 128, seed: int = 0, view: View | None = None) ->
         view: a `SeriesView` by default.
 
     Raises:
-        ValueError: for a length that cannot hold the fast waves.
+        ValueError: for no series, or a length that cannot hold the fast waves.
     """
+    if n < 1:
+        raise ValueError(f"waves need at least 1 series, got {n}")
     if length < 32:
         raise ValueError(f"waves of up to 15 cycles need a length of at least 32, got {length}")
     generator = torch.Generator().manual_seed(seed)

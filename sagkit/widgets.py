@@ -167,7 +167,8 @@ class SearchPanel(Panel):
     """
 
     def __init__(self, gallery: Gallery, controls: dict[str, ipw.Widget]):
-        self.gallery, self.before = gallery, []
+        self.gallery, self.before = gallery, []  # before: queries to go back to, the last one at the end
+        self.found, self.shown = [], None  # rows behind the buttons, and the query they belong to
         self.steps = [ipw.Button(layout=ipw.Layout(width="4.2em")) for _ in range(MOST)]
         self.back = ipw.Button(description="back", icon="arrow-left", disabled=True, layout=ipw.Layout(width="6em"))
         super().__init__(lambda **settings: search_view(gallery, **settings), controls, "look-alike search")
@@ -178,18 +179,19 @@ class SearchPanel(Panel):
         self.children = (*self.children[:1], row, *self.children[1:])
 
     def _go(self, row: int) -> None:
-        self.before.append(self.controls["query"].value)
+        self.before.append(self.shown)
         self.controls["query"].value = row
 
     def _return(self) -> None:
         self.controls["query"].value = self.before.pop()
+        self.back.disabled = not self.before  # where the query was typed in by hand, nothing is drawn again
 
     def _redraw(self, change=None) -> None:
         super()._redraw(change)
         self.back.disabled = not self.before
         if not self.message.value:
             settings = {name: control.value for name, control in self.controls.items()}
-            self.found = self.gallery.alike(settings["query"], settings["results"])[1]
+            self.found, self.shown = self.gallery.alike(**settings)[1], settings["query"]
         for number, button in enumerate(self.steps):
             known = number < len(self.found)
             button.description, button.disabled = str(number + 1), not known

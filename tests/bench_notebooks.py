@@ -78,7 +78,8 @@ def main(only: tuple[str, ...] = (), out: str = "figures/results/bench/notebooks
         load[path.stem] = round(os.getloadavg()[0], 2)
         seconds[path.stem] = round(seconds_of(path, limit), 1)
         print(f"{path.stem}: {seconds[path.stem]} s, load before {load[path.stem]}", flush=True)
-    record = {"command": "python tests/bench_notebooks.py", **provenance(), "cores": os.cpu_count()}
+    command = " ".join(["python tests/bench_notebooks.py", *sys.argv[1:]])  # of all, or of those that were asked for
+    record = {"command": command, **provenance(), "cores": os.cpu_count()}
     record |= {"threads": threads(), "cifar100": "SAGKIT_DATA" in os.environ}
     write_record(Path(out), record | {"seconds": seconds, "load": load})
 

@@ -76,6 +76,8 @@ def test_a_run_of_other_settings_in_the_folder_is_not_taken(tmp_path, two, monke
 def test_studies_that_cannot_be_compared_are_refused(tmp_path, two):
     with pytest.raises(ValueError, match="no study is given"):
         roles([])
+    with pytest.raises(ValueError, match="studies a, a: two of one name"):
+        roles([two[0], two[0]])
     other = {**two[1], "base": {**two[1]["base"], "epochs": 9}}
     with pytest.raises(ValueError, match="a and bb differ in epochs"):
         roles([two[0], other])

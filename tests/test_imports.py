@@ -71,7 +71,7 @@ MAY_IMPORT = {
     "tune": {"config", "record", "regret", "search"},
     "train": {"build", "config", "data", "doctor", "evaluate", "model", "record", "subsets", "timing", "trainer"}
     | {"vectors"},
-    "confirm": {"config", "data", "record", "train", "tune"},
+    "confirm": {"config", "data", "markdown", "record", "search", "train", "tune"},
 }
 
 

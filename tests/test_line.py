@@ -142,4 +142,13 @@ def test_the_study_reads_stored_encoders_and_goes_on_where_it_stopped(tmp_path, 
     assert "auroc_Mahalanobis" not in record["rows"][1]["lines"][0]
     main(str(tmp_path / "laptop"), str(out), draws=3, per_class=3)  # other draws: another study
     assert len(judged_names) == 5
-    assert "raw pixels" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "raw pixels" in said
+    assert f"no stored encoder of sag-vicreg, vicreg-random in {tmp_path / 'laptop'}: left out" in said
+    monkeypatch.setattr(lining, "load_encoder", lambda path: make_encoder("resnet10-w4").eval())
+    write_record(tmp_path / "other/vicreg-seed0.json", {"method": "vicreg", "variant": "default", "seed": 0})
+    (tmp_path / "other/vicreg-seed0.safetensors").write_bytes(b"")
+    main(str(tmp_path / "other"), str(out), draws=3, per_class=3)  # other encoders: another study
+    assert len(judged_names) == 7
+    with pytest.raises(SystemExit, match=r"^sagkit\.line: 21 lines of 4 superclasses"):
+        main(draws=21)

@@ -231,6 +231,13 @@ def test_a_training_that_was_interrupted_goes_on_with_the_epochs_it_began_with(t
     assert "unfinished" not in names(tmp_path / "out")
 
 
+@pytest.mark.parametrize("asked", [["--minutes", "0"], ["--epochs", "0"], ["--minutes", "nan"]])
+def test_a_training_of_no_length_is_refused(tmp_path, folder, asked):
+    with pytest.raises(SystemExit, match=r"minutes must be above 0 and epochs at least 1, got") as refusal:
+        main([str(folder), "--out", str(tmp_path / "out"), *asked])
+    assert "\n" not in str(refusal.value)
+
+
 def test_every_kind_of_file_name_and_format_reaches_the_page(tmp_path, encoder):
     drawn, mixed = shapes(40, size=32, seed=3).images, tmp_path / "my pictures"
     place = mixed / "Zürich 東京" / "a b"

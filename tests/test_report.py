@@ -112,6 +112,9 @@ def test_the_record_of_an_assessment_fills_its_mark(tmp_path):
     assert filled == f"a\n<!-- assess cifar100 -->\n{summary(found | {'rows': rows})}\n<!-- /assess -->\nb"
     assert filled.index("| pixels |") < filled.index("| net |")  # in the order that was asked for
     assert fill(filled, [record()], tmp_path) == filled
+    for name in ("assess", "line", "purity", "validity"):
+        text = fill(f"<!-- {name} cifar10 -->\n<!-- /{name} -->", [record()], tmp_path)
+        assert text.splitlines()[1] == f"Not measured yet: `python -m sagkit.{name}` writes the record."
 
 
 def test_records_are_found_where_they_are_written(tmp_path, monkeypatch):
@@ -149,6 +152,6 @@ def test_every_published_record_comes_from_a_committed_state():
     studies = {
         path: json.loads(path.read_text()) for path in sorted((ROOT / "figures/results").glob("*/cifar100.json"))
     }
-    assert {path.parent.name for path in studies} >= {"assess", "purity", "validity"}
+    assert {path.parent.name for path in studies} >= {"assess", "line", "purity", "validity"}
     for name, found in {**read_bench(ROOT / "figures/results"), **studies}.items():
         assert len(found["commit"]) == 40, f"{name} was made by {found['commit']}"

@@ -1,6 +1,7 @@
 """Benchmark tables: ratios, absent peers and provenance stand where a reader looks."""
 
 import pandas as pd
+import pytest
 
 from sagkit.markdown import fill_marked, to_markdown
 from sagkit.speed import bench_table, metric_table, neighbor_table, notebook_table, walk_table
@@ -40,6 +41,9 @@ def test_a_neighbour_search_shows_time_ratio_and_recall():
 def test_a_benchmark_without_a_record_is_not_measured_yet():
     for name in ("training", "walks", "neighbors", "metrics"):
         assert bench_table(name, {}) == "Not measured yet: `make bench` writes the record."
+    assert "`python tests/bench_notebooks.py` writes" in bench_table("notebooks", {})
+    with pytest.raises(ValueError, match="no benchmark 'trainings': choose one of training, walks"):
+        bench_table("trainings", {})
 
 
 def test_metrics_show_time_ratio_the_error_of_drawing_and_the_sum_of_a_full_evaluation():

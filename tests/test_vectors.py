@@ -8,6 +8,7 @@ from sklearn.datasets import load_wine
 
 from sagkit.build import build_encoder
 from sagkit.config import configure
+from sagkit.data import shapes
 from sagkit.doctor import replay
 from sagkit.evaluate import evaluate
 from sagkit.metrics.labelfree import structure_score
@@ -175,7 +176,9 @@ def test_sets_refuse(arguments, words):
         (lambda: SeriesView(crop=(0.0, 1.0)), r"crop must be a range within \(0, 1\]"),
         (lambda: SeriesView(crop=(0.9, 0.5)), "crop must be a range"),
         (lambda: SeriesView(scale=1.0), "scale must lie in"),
+        (lambda: TableView(torch.tensor([[1.0, np.nan]])), "bank hold 1 numbers that are not finite"),
         (lambda: waves(10, length=16), "length of at least 32, got 16"),
+        (lambda: waves(0), "at least 1 series, got 0"),
     ],
 )
 def test_views_refuse(make, words):
@@ -202,8 +205,11 @@ def test_training_refuses_in_one_line(tmp_path, fields, words):
 
 
 def test_vectors_need_vectors_to_be_judged_on(tmp_path):
-    with pytest.raises(ValueError, match="give queries as a VectorSet"):
+    with pytest.raises(ValueError, match=r"train is of type VectorSet and .* give queries as VectorSet"):
         fit(settings(tmp_path), wine(), progress=False)
+    images = shapes(54, size=16, seed=0)
+    with pytest.raises(ValueError, match=r"train is of type ImageSet and .* give queries as ImageSet"):
+        fit(settings(tmp_path), images, wine(), progress=False)
 
 
 @pytest.mark.parametrize(
@@ -234,8 +240,9 @@ def test_a_resumed_run_on_a_table_is_the_uninterrupted_one(tmp_path, method, fie
     for name, value in whole.encoder.state_dict().items():
         assert torch.equal(resumed.encoder.state_dict()[name], value), name
     assert resumed.record["metrics"] == whole.record["metrics"]
-    walked = "walk" in whole.record["log"][-1] or fields.get("scope") == "dataset"
-    assert walked == (method != "vicreg")
+    still = fit(settings(tmp_path / "c", method, **{**fields, "alpha": 0.0}), wine(), wine(), progress=False)
+    last = [run.record["log"][-1]["invariance"] for run in (whole, still)]
+    assert (last[0] == last[1]) == (method == "vicreg")  # walks take part
 
 
 def test_a_checkpoint_of_another_view_is_not_continued(tmp_path):

@@ -301,6 +301,23 @@ def test_buttons_follow_the_number_of_results_and_a_refusal_leaves_them(scene):
     panel.steps[1].click()
     assert panel.controls["query"].value == before[1]
     assert panel.message.value == ""
+    panel.back.click()  # to the last query that was answered, not to the one that was refused
+    assert panel.controls["query"].value == 0
+    assert panel.message.value == ""
+
+
+def test_a_search_that_begins_with_a_refusal_and_a_query_typed_by_hand_leave_buttons_in_order(scene):
+    panel = widgets.look_alikes(gallery_of(scene), query=99)
+    assert "image 99 is not in the gallery" in panel.message.value
+    assert all(button.disabled for button in panel.steps)
+    panel.controls["query"].value = 8
+    assert panel.found == nearest(scene, 8)[:12]
+    panel.steps[0].click()
+    panel.controls["query"].value = 8
+    assert not panel.back.disabled
+    panel.back.click()
+    assert panel.back.disabled
+    assert panel.controls["query"].value == 8
 
 
 def test_duplicates_of_the_query_are_found_and_the_query_is_not(scene):
