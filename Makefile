@@ -41,7 +41,7 @@ figures: install
 	$(BIN)/python -m sagkit.figures --out figures/talk
 
 lab: install
-	$(BIN)/jupyter-lab notebooks/00_tour.ipynb
+	$(BIN)/jupyter-lab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks/00_tour.ipynb
 
 clean:
 	rm -rf runs build .pytest_cache .ruff_cache .benchmarks .hypothesis *.egg-info
