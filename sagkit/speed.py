@@ -1,6 +1,6 @@
 """Tables from benchmark records: training steps, walks, neighbour searches and metrics beside their peers.
 
-    figures/results/bench/training.json, walks.json, metrics.json, notebooks.json   (see tests/bench_*.py)
+    figures/results/bench/training.json, walks.json, metrics.json, notebooks.json, widgets.json   (see tests/bench_*.py)
 
 Ratios are of medians of one run on one machine, which every table names. [K]
 """
@@ -92,6 +92,15 @@ def notebook_table(found: dict) -> str:
     return f"{to_markdown(frame.rename_axis('notebook'))}\n\n{notes} {_made(record)}"
 
 
+def widget_table(found: dict) -> str:
+    """Seconds from a moved control to the new picture, by widget."""
+    record = found["widgets"]
+    cells = {name: [f"{s['median']:.2f}", f"{s['slowest']:.2f}"] for name, s in record["seconds"].items()}
+    frame = pd.DataFrame.from_dict(cells, orient="index", columns=["median s", "slowest s"])
+    notes = f"Batch of {record['batch']}; what the browser adds is not in it."
+    return f"{to_markdown(frame.rename_axis('widget'))}\n\n{notes} {_made(record)}"
+
+
 def _made(record: dict) -> str:
     return f"{record['processor']}, {record['threads']} threads; `{record['command']}`, made at {record['commit'][:9]}."
 
@@ -105,7 +114,7 @@ def bench_table(name: str, found: dict) -> str:
     if name not in TABLES:
         raise ValueError(f"no benchmark {name!r}: choose one of {', '.join(TABLES)}")
     if {"neighbors": "walks"}.get(name, name) not in found:
-        command = "python tests/bench_notebooks.py" if name == "notebooks" else "make bench"
+        command = f"python tests/bench_{name}.py" if name in ("notebooks", "widgets") else "make bench"
         return f"Not measured yet: `{command}` writes the record."
     return TABLES[name](found)
 
@@ -116,4 +125,5 @@ TABLES = {
     "neighbors": neighbor_table,
     "metrics": metric_table,
     "notebooks": notebook_table,
+    "widgets": widget_table,
 }

@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 
 from sagkit.markdown import fill_marked, to_markdown
-from sagkit.speed import bench_table, metric_table, neighbor_table, notebook_table, walk_table
+from sagkit.speed import bench_table, metric_table, neighbor_table, notebook_table,
+    widget_table, walk_table
 
 MADE = {"processor": "a machine", "threads": 2, "command": "make bench", "commit": "0123456789abcdef"}
 
@@ -69,6 +70,13 @@ def test_notebooks_show_their_seconds_the_load_before_them_and_whether_cifar_was
     assert "| 00_tour | 42 | 0.0 |" in text
     assert "| 01_more | 9 | 2.0 |" in text
     assert "without CIFAR-100, 2 cores. a machine, 2 threads; `make bench`, made at 012345678." in text
+
+
+def test_widgets_show_the_median_and_the_slowest_answer():
+    record = {**MADE, "batch": 512, "seconds": {"walk player": {"median": 0.123, "slowest": 0.456}}}
+    text = widget_table({"widgets": record})
+    assert "| walk player | 0.12 | 0.46 |" in text
+    assert "Batch of 512" in text
 
 
 def test_marked_places_are_filled_one_by_one_and_the_rest_stays():
