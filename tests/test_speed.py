@@ -4,8 +4,7 @@ import pandas as pd
 import pytest
 
 from sagkit.markdown import fill_marked, to_markdown
-from sagkit.speed import bench_table, metric_table, neighbor_table, notebook_table,
-    widget_table, walk_table
+from sagkit.speed import bench_table, metric_table, neighbor_table, notebook_table, walk_table, widget_table
 
 MADE = {"processor": "a machine", "threads": 2, "command": "make bench", "commit": "0123456789abcdef"}
 
