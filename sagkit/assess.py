@@ -18,7 +18,6 @@ random projections of the images. [K]
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +31,7 @@ from sagkit.evaluate import coarse_of, judged, label_free, local, references, st
 from sagkit.floors import projections, random_networks, with_floor
 from sagkit.metrics.labelfree import structure_score
 from sagkit.model import extract_features
-from sagkit.record import provenance, write_record
+from sagkit.record import command_line, provenance, write_record
 from sagkit.sources import GIVEN, matrix, network, stored
 
 
@@ -182,7 +181,7 @@ def main(
         torch.set_num_threads(threads)
     if not what:
         raise SystemExit("sagkit.assess: nothing to assess: give pixels, timm:NAME, random:NAME, .npz or .safetensors")
-    command = " ".join(["python -m sagkit.assess", *sys.argv[1:]])
+    command = command_line("sagkit.assess")
     record = {"command": command, "data": data, "seed": seed, "resamplings": resamplings, **provenance()}
     folder, found, rows = Path(out) / Path(data).stem, [], []
     for one in what:

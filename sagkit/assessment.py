@@ -14,7 +14,7 @@ import pandas as pd
 from torch import Tensor
 
 from sagkit import plots
-from sagkit.markdown import to_markdown
+from sagkit.markdown import origin, to_markdown
 from sagkit.metrics.kinds import class_matrix
 from sagkit.metrics.tree import class_tree
 
@@ -126,10 +126,7 @@ def summary(record: dict) -> str:
         if record["resamplings"]
         else "no intervals were asked for"
     )
-    return (
-        f"{table(recorded(record))}\n\nTest images of {record['data']}; {drawn}; {record['processor']}; "
-        f"`{record['command']}`, made at {record['commit'][:9]}."
-    )
+    return f"{table(recorded(record))}\n\nTest images of {record['data']}; {drawn}; {origin(record)}"
 
 
 def _cell(figures: dict[str, float], key: str) -> str:

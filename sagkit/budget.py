@@ -20,7 +20,7 @@ from sagkit.build import make_fabric, native_precision
 from sagkit.checkpoint import load_state
 from sagkit.config import Config, configure
 from sagkit.data import ImageSet
-from sagkit.record import record_path
+from sagkit.record import run_path
 from sagkit.train import Run, fit
 from sagkit.trainer import Trainer
 
@@ -66,8 +66,7 @@ def seconds_per_epoch(config: Config, train: ImageSet, steps: int = 3) -> float:
 
 def begun(config: Config) -> int | None:
     """Epochs that an interrupted training of the same place was to have, or None."""
-    path = record_path(config.runs, config.profile, config.data, config.method, config.variant, config.seed)
-    checkpoint = path.with_suffix(".safetensors")
+    checkpoint = run_path(config, config.runs).with_suffix(".safetensors")
     return load_state(checkpoint)["config"]["epochs"] if checkpoint.exists() else None
 
 

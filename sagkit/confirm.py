@@ -22,7 +22,7 @@ from pathlib import Path
 from sagkit.config import Config
 from sagkit.data import load_images
 from sagkit.markdown import Summary
-from sagkit.record import provenance, record_path, write_record
+from sagkit.record import provenance, run_path, write_record
 from sagkit.search import FREE
 from sagkit.train import fit
 from sagkit.tune import NAMES, SCORES
@@ -106,7 +106,7 @@ def differences(found: dict, score: str = "spearman_pairs", baseline: str = "def
 
 def _run(config: Config, images: dict) -> dict:
     """The record of one run, made where there is none of this setting."""
-    path = record_path(config.results, config.profile, config.data, config.method, config.variant, config.seed)
+    path = run_path(config, config.results)
     if path.exists():
         run, wanted = json.loads(path.read_text()), config.to_dict()
         if all(run["config"].get(k) == v for k, v in wanted.items() if k not in FREE):

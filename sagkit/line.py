@@ -15,7 +15,6 @@ the pile that the encoder learned from, and no test of objects never seen.
 from __future__ import annotations
 
 import json
-import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
@@ -29,9 +28,9 @@ from torch import Tensor, nn
 from sagkit.anomaly import SCORES, auroc
 from sagkit.data import ImageSet, load_images
 from sagkit.hierarchy import superclasses
-from sagkit.markdown import Summary, to_markdown
+from sagkit.markdown import Summary, origin, to_markdown
 from sagkit.model import extract_features
-from sagkit.record import load_encoder, provenance, read_records, write_record
+from sagkit.record import command_line, load_encoder, provenance, read_records, write_record
 from sagkit.retrieve import Index
 
 FOUND = 10  # items of a search
@@ -144,7 +143,7 @@ def summary(record: dict) -> str:
         "t-interval over seeds, for these images and draws, of each column alone (of several that are looked at, one "
         "may exclude zero by luck); chance is 0.5, and 0.05 and 0.25 for the search. The encoders were trained without "
         "labels on all 100 classes, the anomalies among them. Mahalanobis is not run on 3,072 pixels. "
-        f"{record['processor']}; `{record['command']}`, made at {record['commit'][:9]}."
+        f"{origin(record)}"
     )
 
 
@@ -169,10 +168,9 @@ def encoders(results: str, names: tuple[str, ...]) -> dict[tuple[str, int], Path
     """
     found = {("raw-pixels", 0): None}
     for record in read_records(results):
-        name = record["method"] + ("" if record["variant"] == "default" else f"-{record['variant']}")
         path = Path(record["path"]).with_suffix(".safetensors")
         if path.is_file():
-            found[name, record["seed"]] = path
+            found[path.stem.removesuffix(f"-seed{record['seed']}"), record["seed"]] = path
     return {key: found[key] for name in names for key in found if key[0] == name}
 
 
@@ -210,14 +208,13 @@ def main(
     settings["drawn"] = [[list(line.usual), line.odd] for line in drawn]
     before = json.loads(Path(out).read_text()) if Path(out).exists() else {}
     rows = before["rows"] if all(before.get(key) == value for key, value in settings.items()) else []
-    command = " ".join(["python -m sagkit.line", *sys.argv[1:]])
     for (name, of), path in stored.items():
         if (name, of) in {(row["encoder"], row["seed"]) for row in rows}:
             continue
         scores = tuple(SCORES) if path else ("neighbours", "walks")  # no covariance of 3,072 pixels
         found = judge(load_encoder(path) if path else nn.Flatten(), train, test, drawn, scores)
         rows.append({"encoder": name, "seed": of, "lines": found})
-        write_record(Path(out), {"command": command, **settings, **now, "rows": rows})
+        write_record(Path(out), {"command": command_line("sagkit.line"), **settings, **now, "rows": rows})
         means = ", ".join(f"{key} {np.mean([figures[key] for figures in found]):.3f}" for key in found[0])
         print(f"{name} seed {of}: {means}", flush=True)
     print(to_markdown(table({"rows": rows})))

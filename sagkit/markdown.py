@@ -39,6 +39,11 @@ def to_markdown(frame: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
+def origin(record: dict) -> str:
+    """Where the figures of a study's record come from: processor, command, commit; the end of a caption."""
+    return f"{record['processor']}; `{record['command']}`, made at {record['commit'][:9]}."
+
+
 def fill_marked(text: str, kind: str, content: Callable[..., str]) -> str:
     """Set `content(words)` between every `<!-- kind words -->` and the next `<!-- /kind -->`."""
     place = re.compile(rf"(<!-- {kind} ([^>]*?) -->\n).*?(?<=\n)(<!-- /{kind} -->)", re.DOTALL)

@@ -15,7 +15,6 @@ the same for all batches, so that a queue does not age here as it does in traini
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -31,9 +30,9 @@ from sagkit.augment import Augmentation, two_views
 from sagkit.data import ImageSet, load_images
 from sagkit.graph import Graph, similarity_graph
 from sagkit.hierarchy import superclasses
-from sagkit.markdown import to_markdown
+from sagkit.markdown import origin, to_markdown
 from sagkit.model import extract_features
-from sagkit.record import load_encoder, provenance, write_record
+from sagkit.record import command_line, load_encoder, provenance, write_record
 from sagkit.walk import Pairs, sample_pairs
 
 KERNELS = {  # name in the table: (kernel, mutual)
@@ -195,7 +194,7 @@ def summary(record: dict) -> str:
     return (
         f"{show(rows)}\n\nclass / superclass purity of the pairs in per cent, chance {chance}; one encoder "
         f"(`{Path(record['encoder']).name}`), {record['batches']} batches of {record['batch_size']}; "
-        f"{record['processor']}; `{record['command']}`, made at {record['commit'][:9]}."
+        f"{origin(record)}"
     )
 
 
@@ -240,7 +239,7 @@ def main(
         every = scope == "dataset"
         rows += scope_rows(scope, nodes, 1 if every else walks, seed, CONFIDENT if every else (1.0,))
     chance = {scope: chance_of(nodes) for scope, nodes in scopes.items()}
-    command = " ".join(["python -m sagkit.purity", *sys.argv[1:]])
+    command = command_line("sagkit.purity")
     settings = {"batches": batches, "batch_size": batch_size, "queue": queue, "walks": walks, "view_size": view_size}
     made = {"command": command, "encoder": encoder, "data": "cifar100", "seed": seed, "temperature": 0.1, **settings}
     write_record(Path(out), made | {"chance": chance, **provenance(), "rows": rows})

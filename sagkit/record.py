@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -39,9 +41,19 @@ def record_path(results, profile: str, train_set: str, method: str, variant: str
     return Path(results) / profile / train_set / f"{name}-seed{seed}.json"
 
 
+def run_path(config, folder) -> Path:
+    """Where a run of a `config.Config` lies: its record under `config.results`, its checkpoint under `config.runs`."""
+    return record_path(folder, config.profile, config.data, config.method, config.variant, config.seed)
+
+
 def snapshot_path(path: Path, epoch: int) -> Path:
     """Where the encoder of a run after some epoch lies: beside its record."""
     return path.with_name(f"{path.stem}.epoch{epoch}.safetensors")
+
+
+def command_line(module: str) -> str:
+    """The command that runs now, of a module's command line, as it can be pasted into a shell."""
+    return shlex.join(["python", "-m", module, *sys.argv[1:]])
 
 
 def write_record(path: Path, record: dict) -> None:

@@ -25,7 +25,7 @@ from sagkit.data import load_bank, load_images
 from sagkit.doctor import examine_run, tell
 from sagkit.evaluate import evaluate, label_free, local, references, structure, view_of
 from sagkit.model import Encoder, extract_features
-from sagkit.record import load_encoder, provenance, record_path, save_encoder, snapshot_path, write_record
+from sagkit.record import load_encoder, provenance, run_path, save_encoder, snapshot_path, write_record
 from sagkit.subsets import family
 from sagkit.timing import peak_memory
 from sagkit.trainer import FREE_FIELDS, Trainer, stream
@@ -49,7 +49,7 @@ def stored_run(config: Config, results: str | Path) -> Run | None:
 
     Fields that do not change what is learned (`trainer.FREE_FIELDS`, precision, devices) may differ.
     """
-    path = record_path(results, config.profile, config.data, config.method, config.variant, config.seed)
+    path = run_path(config, results)
     weights = path.with_suffix(".safetensors")
     if not (path.exists() and weights.exists()):
         return None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 import zlib
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
@@ -22,7 +21,7 @@ from sagkit.hierarchy import superclasses
 from sagkit.methods import only_process
 from sagkit.model import channels_last, extract_features
 from sagkit.optim import learning_rate, make_optimizer
-from sagkit.record import provenance, record_path
+from sagkit.record import provenance, run_path
 from sagkit.subsets import family
 from sagkit.vectors import Examples
 
@@ -60,8 +59,8 @@ class Trainer:
 
     def __init__(self, config: Config, fabric: Fabric, train: Examples):
         self.config, self.fabric, self.train = config, fabric, train
-        self.path = record_path(config.results, config.profile, config.data, config.method, config.variant, config.seed)
-        self.checkpoint = Path(config.runs) / self.path.relative_to(config.results).with_suffix(".safetensors")
+        self.path = run_path(config, config.results)
+        self.checkpoint = run_path(config, config.runs).with_suffix(".safetensors")
         for path in (self.path, self.checkpoint):
             path.parent.mkdir(parents=True, exist_ok=True)  # now rather than after hours of training
         self.origin = provenance()  # of the code that trains, whatever happens to the checkout meanwhile

@@ -20,7 +20,7 @@ from pathlib import Path
 from optuna.trial import TrialState
 
 from sagkit.config import configure
-from sagkit.record import provenance, record_path, write_record
+from sagkit.record import provenance, run_path, write_record
 from sagkit.regret import choose, regret
 from sagkit.search import Search, asked_again, open_study, work
 
@@ -100,7 +100,7 @@ def _row(search: Search, trial) -> dict:
     if trial.state != TrialState.COMPLETE:
         return row
     c = search.config(slot, trial.params)
-    run = json.loads(record_path(c.results, c.profile, c.data, c.method, c.variant, c.seed).read_text())
+    run = json.loads(run_path(c, c.results).read_text())
     row |= {name: run[name] for name in ("core_seconds", "seconds", "peak_memory_mb", "walk_share")}
     return row | {name: run["metrics"][name] for name in SCORES if name in run["metrics"]}
 

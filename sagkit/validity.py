@@ -14,8 +14,6 @@ resample embeddings. [K]
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -27,12 +25,12 @@ import torch
 from sagkit.augment import in_bytes, two_views
 from sagkit.data import ImageSet, load_images
 from sagkit.evaluate import CHANGED, RECOLOURED, STANDARD, references
-from sagkit.markdown import to_markdown
+from sagkit.markdown import origin, to_markdown
 from sagkit.metrics import candidates
 from sagkit.metrics.labelfree import structure_score
 from sagkit.metrics.semantic import rank_correlation
 from sagkit.metrics.stats import spearman_brown
-from sagkit.record import provenance, write_record
+from sagkit.record import command_line, provenance, write_record
 from sagkit.zoo import Member, distinct, sides, zoo
 
 # Pairs of feature matrices that a design compares.
@@ -188,7 +186,7 @@ def summary(record: dict) -> str:
         f"{sizes[0]} in half A, {sizes[1]} in half B; 95 % intervals resample embeddings of {judges}; {clear} pairs "
         f"have semantic intervals apart. Reliability of the semantic score over halves of classes: "
         f"{reliability(rows):.2f}; "
-        f"{record['n']} images; {record['processor']}; `{record['command']}`, made at {record['commit'][:9]}."
+        f"{record['n']} images; {origin(record)}"
     )
 
 
@@ -233,7 +231,7 @@ def main(
         write_record(kept, row)
         rows.append(row)
         print(f"{len(rows):3d} of {len(members)}  {row['test']['semantic']:+.4f}  {member.name}", flush=True)
-    command = "python -m sagkit.validity " + shlex.join(sys.argv[1:])
+    command = command_line("sagkit.validity")
     record = {"command": command, "data": data, "n": n, "seed": seed, **provenance()}
     record |= {"design": design} if design else {}
     record["rows"] = rows
