@@ -82,6 +82,8 @@ class Config:
     data_root: str = ""  # where CIFAR lies; empty: SAGKIT_DATA
     results: str = "figures/results"  # run records
     runs: str = "runs"  # checkpoints of unfinished runs
+    keep_at: int = 0  # also keep the checkpoint after this epoch, as a trunk; 0: none
+    trunk: str = ""  # kept checkpoint of a run that was the same up to there: start from it; see sagkit.resume
 
     def to_dict(self) -> dict:
         """Plain values by field name, for the run record."""
@@ -104,6 +106,7 @@ PROFILES: dict[str, dict] = {
     "tour": {"view_size": 16, "batch_size": 128, "lr": 1e-2, "epochs": 10, "readout_every": 0},
     "sweep": {**_CIFAR, "epochs": 6, "split": "fit"},
     "laptop": {**_CIFAR, "epochs": 16},
+    "search": {**_CIFAR, "epochs": 16, "split": "fit", "probe": False},  # laptop's schedule, on validation images
     "vectors": {  # rows of a table, or series (with --encoder conv1d-w32-l3); see sagkit.vectors [K]
         "data": "vectors",
         "encoder": "mlp-w128-l2",

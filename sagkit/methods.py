@@ -147,7 +147,12 @@ class Ramp(NamedTuple):
     start: float = 0.0
     warmup: float = 0.0
 
+    def by(self, epoch: float) -> bool:
+        """Whether the pairing has a say anywhere before `epoch`."""
+        return self.alpha > 0 and epoch > self.start
+
     def at(self, epoch: float) -> float:
+        """The strength at `epoch`."""
         if epoch < self.start:
             return 0.0
         return self.alpha * min(1.0, (epoch - self.start) / self.warmup if self.warmup else 1.0)
@@ -210,7 +215,7 @@ class DatasetWalks(TwoViews):
         self.pairing, self.ramp, self.rebuild = pairing, ramp, rebuild
 
     def begin_epoch(self, epoch: int, features: Callable[[], Tensor]) -> None:
-        if self.ramp.at(epoch + 1) > 0 and (self.pairing.graph is None or epoch % self.rebuild == 0):
+        if self.ramp.by(epoch + 1) and (self.pairing.graph is None or epoch % self.rebuild == 0):
             self.pairing.rebuild(features())
 
     def second_images(self, index: Tensor, epoch: float, generator: torch.Generator) -> Tensor:

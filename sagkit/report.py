@@ -37,7 +37,7 @@ COLUMNS = {
     "label_free": "label-free",
 }
 FREE = {"seed", "threads", "precision", "accelerator", "devices", "results", "runs", "data_root"}
-FREE |= {"readout_every", "snapshots", "probe", "resamplings"}
+FREE |= {"readout_every", "snapshots", "probe", "resamplings", "keep_at", "trunk"}
 PROBES = {"linear", "superclass_linear"}
 PERCENT = {"knn", "superclass_knn"} | PROBES
 

@@ -26,9 +26,10 @@ from sagkit.doctor import examine_run, tell
 from sagkit.evaluate import evaluate, label_free, local, references, structure, view_of
 from sagkit.model import Encoder, extract_features
 from sagkit.record import load_encoder, provenance, run_path, save_encoder, snapshot_path, write_record
+from sagkit.resume import FREE_FIELDS, branch, resume
 from sagkit.subsets import family
 from sagkit.timing import peak_memory
-from sagkit.trainer import FREE_FIELDS, Trainer, stream
+from sagkit.trainer import Trainer, stream
 from sagkit.vectors import Examples, VectorSet
 
 READOUT_BANK, READOUT_QUERIES = 5000, 1000
@@ -47,7 +48,7 @@ class Run:
 def stored_run(config: Config, results: str | Path) -> Run | None:
     """The finished run of this configuration whose record and encoder lie under `results`; None where there is none.
 
-    Fields that do not change what is learned (`trainer.FREE_FIELDS`, precision, devices) may differ.
+    Fields that do not change what is learned (`resume.FREE_FIELDS`, precision, devices) may differ.
     """
     path = run_path(config, results)
     weights = path.with_suffix(".safetensors")
@@ -90,7 +91,8 @@ def fit(
     fabric.launch()
     torch.manual_seed(config.seed)
     trainer = Trainer(config, fabric, train)
-    trainer.resume()
+    if not resume(trainer) and config.trunk:
+        branch(trainer, config.trunk)
     bar, told = _bar(config, trainer, progress and fabric.is_global_zero), set()
     for epoch in range(trainer.epoch, config.epochs):
         trainer.run_epoch(bar)
@@ -186,6 +188,7 @@ def record_of(trainer: Trainer, metrics: dict[str, float]) -> dict:
         "parameters": sum(p.numel() for p in trainer.method.encoder.parameters()),
         "command": "python -m sagkit.train " + shlex.join(flags(config)),
         "config": config.to_dict(),
+        **({"trunk": trainer.trunk} if trainer.trunk else {}),
         **trainer.origin,
         "evaluated_commit": provenance()["commit"],
         "metrics": {name: round(float(value), 5) for name, value in metrics.items()},

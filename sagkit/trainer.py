@@ -15,19 +15,15 @@ import torch
 from lightning_fabric import Fabric
 
 from sagkit.build import build_encoder, build_method, build_views, fingerprint
-from sagkit.checkpoint import load_state, save_state
+from sagkit.checkpoint import save_state
 from sagkit.config import Config
 from sagkit.hierarchy import superclasses
 from sagkit.methods import only_process
 from sagkit.model import channels_last, extract_features
 from sagkit.optim import learning_rate, make_optimizer
-from sagkit.record import provenance, run_path
+from sagkit.record import provenance, run_path, snapshot_path
 from sagkit.subsets import family
 from sagkit.vectors import Examples
-
-# Fields that may differ between a checkpoint and the run that continues it: they do not change what is computed.
-FREE_FIELDS = {"threads", "results", "runs", "data_root", "readout_every", "snapshots", "probe"}
-FREE_FIELDS |= {"accelerator", "resamplings"}
 
 
 @dataclass
@@ -76,6 +72,7 @@ class Trainer:
         self.module, self.optimizer = fabric.setup(self.method, optimizer)
         self.steps_per_epoch = len(train) // config.batch_size
         self.epoch, self.log, self.clock = 0, [], Clock()
+        self.trunk: dict | None = None  # where the run branched off from, see `resume.branch`
 
     def run_epoch(self, bar) -> None:
         """One pass over the training images in an order drawn from (seed, epoch); the last odd batch is dropped."""
@@ -167,12 +164,15 @@ class Trainer:
             "clock": vars(self.clock),
             "origin": self.origin,
             "images": self.fingerprint,
+            "trunk": self.trunk,
         }
 
     def save(self) -> None:
         """Write the checkpoint of the epoch just finished."""
         if self.fabric.is_global_zero:
             save_state(self.checkpoint, self.state())
+            if self.epoch == self.config.keep_at:
+                save_state(snapshot_path(self.checkpoint, self.epoch), self.state())
         self.fabric.barrier()
 
     def keep_step(self, step: int, index: torch.Tensor) -> str:
@@ -182,28 +182,6 @@ class Trainer:
             save_state(kept, {**self.state(), "step": step, "index": index})
         before = f", the checkpoint of epoch {self.epoch} at {self.checkpoint}" if self.epoch else ""
         return f"its batch and state are kept for replay at {kept}{before}"
-
-    def resume(self) -> None:
-        """Continue from the checkpoint, if there is one; one of another configuration is an error."""
-        if not self.checkpoint.exists():
-            return
-        state = load_state(self.checkpoint)
-        now = self.config.to_dict()
-        then = Config().to_dict() | state["config"]  # a field that is newer than the checkpoint had its default
-        differing = [k for k in now if k not in FREE_FIELDS and then[k] != now[k]]
-        if differing:
-            changes = ", ".join(f"{k} {then[k]} -> {now[k]}" for k in differing)
-            raise ValueError(f"{self.checkpoint} is of another configuration ({changes}): delete it or set variant")
-        if state["images"] != self.fingerprint:
-            raise ValueError(
-                f"{self.checkpoint} was trained on other images ({state['images']}, now {self.fingerprint}): "
-                "delete it or set variant"
-            )
-        self.origin = state["origin"]
-        self.method.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.fabric.strategy.precision.load_state_dict(state["precision"])
-        self.epoch, self.log, self.clock = state["epoch"], state["log"], Clock(**state["clock"])
 
 
 def superclass_of_each(data: str, images: Examples) -> torch.Tensor | None:

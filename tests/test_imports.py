@@ -62,6 +62,7 @@ MAY_IMPORT = {
     },
     "trainer": {"build", "checkpoint", "config", "data", "hierarchy"}
     | {"methods", "model", "optim", "record", "subsets", "vectors"},
+    "resume": {"checkpoint", "config", "trainer"},
     "doctor": {"build", "checkpoint", "config", "metrics", "trainer", "vectors", "walk"},
     "pilotpage": {"data", "doctor", "page", "retrieve", "timing"},
     "budget": {"build", "checkpoint", "config", "data", "record", "train", "trainer"},
@@ -69,8 +70,8 @@ MAY_IMPORT = {
     | {"record", "retrieve", "timing"},
     "search": {"build", "config", "data", "evaluate", "graph", "train"},
     "tune": {"config", "record", "regret", "search"},
-    "train": {"build", "config", "data", "doctor", "evaluate", "model", "record", "subsets", "timing", "trainer"}
-    | {"vectors"},
+    "train": {"build", "config", "data", "doctor", "evaluate", "model", "record", "resume", "subsets", "timing"}
+    | {"trainer", "vectors"},
     "confirm": {"config", "data", "markdown", "record", "search", "train", "tune"},
 }
 
@@ -116,7 +117,7 @@ def test_the_rules_name_modules_that_exist_and_leave_no_circle():
 
 def test_only_what_makes_a_trainer_reads_configuration():
     readers = {part(name) for name, path in MODULES.items() if "config" in imports_of(path)}
-    assert readers == {"build", "budget", "confirm", "doctor", "search", "train", "trainer", "tune"}
+    assert readers == {"build", "budget", "confirm", "doctor", "resume", "search", "train", "trainer", "tune"}
 
 
 def loaded_by(code: str) -> set[str]:
