@@ -82,7 +82,7 @@ class Config:
     data_root: str = ""  # where CIFAR lies; empty: SAGKIT_DATA
     results: str = "figures/results"  # run records
     runs: str = "runs"  # checkpoints of unfinished runs
-    keep_at: int = 0  # also keep the checkpoint after this epoch, as a trunk; 0: none
+    keep_at: tuple[int, ...] = ()  # also keep the checkpoints after these epochs, as trunks of other runs
     trunk: str = ""  # kept checkpoint of a run that was the same up to there: start from it; see sagkit.resume
 
     def to_dict(self) -> dict:

@@ -197,7 +197,8 @@ def replay(path, train: Examples) -> dict[str, float]:
     """
     stored = load_state(path)
     with tempfile.TemporaryDirectory() as scratch:
-        config = replace(Config(**stored["config"]), results=scratch, runs=scratch, accelerator="cpu", devices=1)
+        plain = Config(**stored["config"] | {"keep_at": ()})
+        config = replace(plain, results=scratch, runs=scratch, accelerator="cpu", devices=1)
         trainer = Trainer(config, make_fabric(config), train)
     if trainer.fingerprint != stored["images"]:
         raise ValueError(f"{path} was kept of other images ({stored['images']}): give those the run trained on")

@@ -57,14 +57,14 @@ def branch(trainer: Trainer, path: str) -> None:
     state = load_state(path)
     if differing := _differing(trainer, state, FREE_FIELDS | LATER_FIELDS):
         raise ValueError(f"{path} is no trunk of this run ({differing}): only the pairing may differ")
-    then = Config(**state["config"])
-    for config in (then, trainer.config):
-        if config.method not in SHARED or (config.method != "vicreg" and config.scope == "queue"):
+    for config in (Config().to_dict() | state["config"], trainer.config.to_dict()):
+        method, scope = config["method"], config["scope"]
+        if method not in SHARED or (method != "vicreg" and scope == "queue"):
             raise ValueError(
-                f"a run of {config.method} under scope {config.scope} is VICReg at no time: only "
-                f"{' and '.join(SHARED)} share a trunk, under the scopes batch and dataset"
+                f"a run of {method} under scope {scope} is VICReg at no time: "
+                f"only {' and '.join(SHARED)} share a trunk, under the scopes batch and dataset"
             )
-        start = config.epochs if config.method == "vicreg" else config.walk_start * config.epochs
+        start = config["epochs"] * (1 if method == "vicreg" else config["walk_start"])
         if state["epoch"] > start:
             raise ValueError(
                 f"{path} is of epoch {state['epoch']}, and the pairing begins at epoch {start:g}: "

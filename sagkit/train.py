@@ -204,7 +204,10 @@ def flags(config: Config) -> list[str]:
     words = []
     for name in (*always, *(k for k in now if k not in always and now[k] != preset[k])):
         flag, value = name.replace("_", "-"), now[name]
-        words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", *map(str, value if isinstance(value, tuple) else [value])]
     return words
 
 

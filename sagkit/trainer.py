@@ -149,7 +149,8 @@ class Trainer:
 
     def clean_features(self) -> torch.Tensor:
         """Features (N, F) of all training images without augmentation, the same on every process."""
-        features = extract_features(self.method.encoder, self.images).to(self.fabric.device)
+        with self.fabric.autocast():  # as precise as the training itself, and as fast
+            features = extract_features(self.method.encoder, self.images).to(self.fabric.device)
         return self.fabric.broadcast(features) if self.fabric.world_size > 1 else features
 
     def state(self) -> dict:
@@ -171,7 +172,7 @@ class Trainer:
         """Write the checkpoint of the epoch just finished."""
         if self.fabric.is_global_zero:
             save_state(self.checkpoint, self.state())
-            if self.epoch == self.config.keep_at:
+            if self.epoch in self.config.keep_at:
                 save_state(snapshot_path(self.checkpoint, self.epoch), self.state())
         self.fabric.barrier()
 

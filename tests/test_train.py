@@ -98,7 +98,16 @@ def test_a_checkpoint_of_other_images_is_not_continued(tmp_path, images, monkeyp
 
 def test_the_recorded_command_gives_the_very_configuration(tmp_path):
     config = configure(
-        "sag-vicreg", "laptop", data="my photos", seed=3, probe=False, mutual=True, keep=False, alpha=0.25, threads=1
+        "sag-vicreg",
+        "laptop",
+        data="my photos",
+        seed=3,
+        probe=False,
+        mutual=True,
+        keep=False,
+        alpha=0.25,
+        threads=1,
+        keep_at=(4, 8),
     )
     assert tyro.cli(Config, default=configure("sag-vicreg", "laptop"), args=flags(config)) == config
 
