@@ -1,0 +1,101 @@
+"""The entry: the setting of the walks that a search on validation images chose, before the test images are looked at.
+
+    python -m sagkit.entry        read the records of profile search, write figures/results/entry.json, print its flags
+
+The rule stands before the search [K]: of the walks (controls are no candidates), the largest Spearman over image pairs
+among settings that lose at most one point of kNN against VICReg of the same seed.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+from sagkit.checkpoint import write_text
+from sagkit.config import Config, configure
+from sagkit.record import command_line, provenance, read_records
+from sagkit.report import groups
+from sagkit.resume import FREE_FIELDS
+from sagkit.train import flags
+
+MOST_LOST = 0.01  # of kNN, one point
+RULE = (
+    "largest Spearman over image pairs among walks that lose at most one point of kNN against VICReg of the same seed"
+)
+SHOWN = ("spearman_pairs", "kendall_pairs", "spearman_centroid", "knn", "superclass_knn", "label_free")
+
+
+def choose(records: list[dict]) -> tuple[dict, dict]:
+    """The record of the entry and that of VICReg beside it.
+
+    Args:
+        records: of one profile and training set; `read_records` gives them.
+
+    Raises:
+        ValueError: where VICReg or every candidate is missing.
+    """
+    plain = {r["seed"]: r for r in records if (r["method"], r["variant"]) == ("vicreg", "default")}
+    if not plain:
+        raise ValueError("no VICReg among the records of the search: train it first, with the same seed")
+    walks = [
+        r for r in records if r["method"] == "sag-vicreg" and r["config"]["pairs"] == "walk" and r["seed"] in plain
+    ]
+    allowed = [r for r in walks if r["metrics"]["knn"] >= plain[r["seed"]]["metrics"]["knn"] - MOST_LOST]
+    if not allowed:
+        raise ValueError(f"none of {len(walks)} walks loses at most {MOST_LOST:.0%} of kNN: search elsewhere")
+    best = max(allowed, key=lambda r: r["metrics"]["spearman_pairs"])
+    return best, plain[best["seed"]]
+
+
+def fields_of(record: dict) -> dict:
+    """What a record's setting says beyond its profile and method, without what changes nothing or names the run."""
+    preset, now = configure(record["method"], record["profile"]).to_dict(), Config().to_dict() | record["config"]
+    named = FREE_FIELDS | {"variant", "seed", "precision", "devices", "data"}
+    return {name: now[name] for name in preset if name not in named and now[name] != preset[name]}
+
+
+def entry_of(records: list[dict]) -> dict:
+    """The entry as it is stored: rule, fields, flags, and what it scored beside VICReg on validation images."""
+    best, plain = choose(records)
+    fields = fields_of(best)
+    words = flags(configure(best["method"], best["profile"], **fields))
+    fixed = flags(configure(best["method"], best["profile"]))
+    return {
+        "rule": RULE,
+        "trials": sum(r["method"] == "sag-vicreg" and r["config"]["pairs"] == "walk" for r in records),
+        "chosen": best["variant"],
+        "method": best["method"],
+        "fields": fields,
+        "flags": shlex.join(words[len(fixed) :]),
+        "validation": {
+            name: {key: record["metrics"][key] for key in SHOWN}
+            for name, record in (("entry", best), ("vicreg", plain))
+        },
+        "command": command_line("sagkit.entry"),
+        **provenance(),
+    }
+
+
+def main(results: str = "figures/results", profile: str = "search", data: str = "cifar100") -> None:
+    """Choose the entry from the records of a search and store it.
+
+    Args:
+        results: folder of run records; the entry is written into it.
+        profile: of the search.
+        data: training set of the search.
+    """
+    try:
+        entry = entry_of(groups(read_records(results)).get((profile, data), []))
+    except ValueError as error:
+        raise SystemExit(f"sagkit.entry: {error}") from None
+    write_text(Path(results) / "entry.json", json.dumps(entry, indent=1) + "\n")
+    print(
+        f"{entry['chosen']}, of {entry['trials']} trials: --method {entry['method']} --variant entry {entry['flags']}"
+    )
+
+
+if __name__ == "__main__":
+    import tyro
+
+    tyro.cli(main, prog="python -m sagkit.entry")
