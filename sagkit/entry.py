@@ -20,9 +20,7 @@ from sagkit.resume import FREE_FIELDS
 from sagkit.train import flags
 
 MOST_LOST = 0.01  # of kNN, one point
-RULE = (
-    "largest Spearman over image pairs among walks that lose at most one point of kNN against VICReg of the same seed"
-)
+RULE = "largest Spearman over image pairs among walks that lose at most one point of kNN against VICReg, by seed"
 SHOWN = ("spearman_pairs", "kendall_pairs", "spearman_centroid", "knn", "superclass_knn", "label_free")
 
 
@@ -38,9 +36,7 @@ def choose(records: list[dict]) -> tuple[dict, dict]:
     plain = {r["seed"]: r for r in records if (r["method"], r["variant"]) == ("vicreg", "default")}
     if not plain:
         raise ValueError("no VICReg among the records of the search: train it first, with the same seed")
-    walks = [
-        r for r in records if r["method"] == "sag-vicreg" and r["config"]["pairs"] == "walk" and r["seed"] in plain
-    ]
+    walks = [r for r in _walks(records) if r["seed"] in plain]
     allowed = [r for r in walks if r["metrics"]["knn"] >= plain[r["seed"]]["metrics"]["knn"] - MOST_LOST]
     if not allowed:
         raise ValueError(f"none of {len(walks)} walks loses at most {MOST_LOST:.0%} of kNN: search elsewhere")
@@ -63,15 +59,12 @@ def entry_of(records: list[dict]) -> dict:
     fixed = flags(configure(best["method"], best["profile"]))
     return {
         "rule": RULE,
-        "trials": sum(r["method"] == "sag-vicreg" and r["config"]["pairs"] == "walk" for r in records),
+        "trials": len(_walks(records)),
         "chosen": best["variant"],
         "method": best["method"],
         "fields": fields,
         "flags": shlex.join(words[len(fixed) :]),
-        "validation": {
-            name: {key: record["metrics"][key] for key in SHOWN}
-            for name, record in (("entry", best), ("vicreg", plain))
-        },
+        "validation": {"entry": _shown(best), "vicreg": _shown(plain)},
         "command": command_line("sagkit.entry"),
         **provenance(),
     }
@@ -90,9 +83,17 @@ def main(results: str = "figures/results", profile: str = "search", data: str = 
     except ValueError as error:
         raise SystemExit(f"sagkit.entry: {error}") from None
     write_text(Path(results) / "entry.json", json.dumps(entry, indent=1) + "\n")
-    print(
-        f"{entry['chosen']}, of {entry['trials']} trials: --method {entry['method']} --variant entry {entry['flags']}"
-    )
+    settings = f"--method {entry['method']} --variant entry {entry['flags']}"
+    print(f"{entry['chosen']}, of {entry['trials']} trials: {settings}")
+
+
+def _walks(records: list[dict]) -> list[dict]:
+    """Records of walks, no controls."""
+    return [r for r in records if r["method"] == "sag-vicreg" and r["config"]["pairs"] == "walk"]
+
+
+def _shown(record: dict) -> dict[str, float]:
+    return {name: record["metrics"][name] for name in SHOWN}
 
 
 if __name__ == "__main__":
