@@ -14,8 +14,7 @@ from pathlib import Path
 
 from sagkit.checkpoint import write_text
 from sagkit.config import Config, configure
-from sagkit.record import command_line, provenance, read_records
-from sagkit.report import groups
+from sagkit.record import command_line, groups, provenance, read_records
 from sagkit.resume import FREE_FIELDS
 from sagkit.train import flags
 

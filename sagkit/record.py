@@ -13,6 +13,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections import defaultdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -29,6 +30,9 @@ NAMED = (
     "cifar100-80b",
     "cifar100-lt",
 )  # data sets whose records nothing else may mix with
+# Fields in which records of one row of a table may differ.
+FREE_OF_ROW = {"seed", "threads", "precision", "accelerator", "devices", "results", "runs", "data_root"}
+FREE_OF_ROW |= {"readout_every", "snapshots", "probe", "resamplings", "keep_at", "trunk"}
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "lightning-fabric")
 
 
@@ -65,6 +69,39 @@ def read_records(results) -> list[dict]:
     """Every record under a folder, in order of path; each with its own `path`."""
     paths = sorted(p for p in Path(results).rglob("*-seed*.json"))
     return [{**json.loads(p.read_text()), "path": str(p)} for p in paths]
+
+
+def groups(records: list[dict]) -> dict[tuple[str, str], list[dict]]:
+    """Records by (profile, training set)."""
+    found = defaultdict(list)
+    for record in records:
+        found[record["profile"], record["train_set"]].append(record)
+    return dict(found)
+
+
+def rows_of(records: list[dict]) -> dict[str, list[dict]]:
+    """Records of one row each, untrained networks first.
+
+    Raises:
+        ValueError: where records of one row were made with different settings.
+    """
+    rows = defaultdict(list)
+    for record in records:
+        rows[row_name(record)].append(record)
+    for name, (first, *others) in rows.items():
+        for other in others:
+            a, b = first["config"], other["config"]
+            differing = [f"{k} {a[k]} and {b[k]}" for k in a if k in b and k not in FREE_OF_ROW and a[k] != b[k]]
+            if differing:
+                raise ValueError(
+                    f"records of {name!r} differ in {', '.join(differing)}: give one of the settings a --variant"
+                )
+    return dict(sorted(rows.items(), key=lambda item: (item[1][0]["config"]["epochs"] > 0, item[0])))
+
+
+def row_name(record: dict) -> str:
+    """The row of a table that a record belongs to: its method, and its variant if it has one."""
+    return record["method"] if record["variant"] == "default" else f"{record['method']} ({record['variant']})"
 
 
 def save_encoder(path, encoder: Encoder, name: str) -> None:

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from sagkit import assessment, line, purity, validity
+from sagkit import assessment, line, purity, validity, versus
 from sagkit.checkpoint import write_text
 from sagkit.cost import costs, extrapolated
 from sagkit.markdown import Summary, fill_marked, to_markdown
-from sagkit.record import provenance, read_records, write_record
+from sagkit.record import groups, provenance, read_records, row_name, rows_of, write_record
 from sagkit.speed import bench_table, read_bench
 
 COLUMNS = {
@@ -36,30 +36,8 @@ COLUMNS = {
     "superclass_knn": "superclass kNN %",
     "label_free": "label-free",
 }
-FREE = {"seed", "threads", "precision", "accelerator", "devices", "results", "runs", "data_root"}
-FREE |= {"readout_every", "snapshots", "probe", "resamplings", "keep_at", "trunk"}
 PROBES = {"linear", "superclass_linear"}
 PERCENT = {"knn", "superclass_knn"} | PROBES
-
-
-def rows_of(records: list[dict]) -> dict[str, list[dict]]:
-    """Records of one row each, untrained networks first.
-
-    Raises:
-        ValueError: where records of one row were made with different settings.
-    """
-    rows = defaultdict(list)
-    for record in records:
-        rows[_name(record)].append(record)
-    for name, (first, *others) in rows.items():
-        for other in others:
-            a, b = first["config"], other["config"]
-            differing = [f"{k} {a[k]} and {b[k]}" for k in a if k in b and k not in FREE and a[k] != b[k]]
-            if differing:
-                raise ValueError(
-                    f"records of {name!r} differ in {', '.join(differing)}: give one of the settings a --variant"
-                )
-    return dict(sorted(rows.items(), key=lambda item: (item[1][0]["config"]["epochs"] > 0, item[0])))
 
 
 def table(records: list[dict]) -> pd.DataFrame:
@@ -82,7 +60,7 @@ def differences(records: list[dict], baseline: str = "vicreg") -> pd.DataFrame:
     for record in records:
         trained = record["config"]["epochs"] > 0
         if trained and record["seed"] in plain and record is not plain[record["seed"]]:
-            rows[_name(record)].append(record)
+            rows[row_name(record)].append(record)
     shown = {}
     for name, runs in sorted(rows.items()):
         cells = {"seeds": str(len(runs))}
@@ -93,18 +71,6 @@ def differences(records: list[dict], baseline: str = "vicreg") -> pd.DataFrame:
             cells[title] = Summary.over(change).show(key in PERCENT, signed=True) if known else "not measured"
         shown[f"{name} − {baseline}"] = cells
     return pd.DataFrame.from_dict(shown, orient="index").rename_axis("difference, paired by seed")
-
-
-def _name(record: dict) -> str:
-    return record["method"] if record["variant"] == "default" else f"{record['method']} ({record['variant']})"
-
-
-def groups(records: list[dict]) -> dict[tuple[str, str], list[dict]]:
-    """Records by (profile, training set)."""
-    found = defaultdict(list)
-    for record in records:
-        found[record["profile"], record["train_set"]].append(record)
-    return dict(found)
 
 
 def caption(records: list[dict]) -> str:
@@ -135,8 +101,8 @@ def render(profile: str, train_set: str, records: list[dict]) -> str:
 
 def fill(text: str, records: list[dict], results: str | Path) -> str:
     """Set the tables between `<!-- table PROFILE TRAIN_SET -->`, `<!-- bench NAME -->`, `<!-- purity DATA -->`,
-    `<!-- validity DATA -->`, `<!-- assess DATA -->`, `<!-- line DATA -->` and the closing marks, from run records and
-    from the records of benchmarks and studies in the folder of results."""
+    `<!-- validity DATA -->`, `<!-- assess DATA -->`, `<!-- line DATA -->`, `<!-- versus PROFILE -->` and the closing
+    marks, from run records and from the records of benchmarks and studies in the folder of results."""
 
     def study(name: str, summary: Callable[[dict], str], data: str) -> str:
         path = Path(results) / f"{name}/{data}.json"
@@ -146,7 +112,8 @@ def fill(text: str, records: list[dict], results: str | Path) -> str:
 
     text = fill_marked(text, "table", lambda profile, train_set: render(profile, train_set, records))
     text = fill_marked(text, "bench", lambda name: bench_table(name, read_bench(results)))
-    for name, of in (("purity", purity), ("validity", validity), ("assess", assessment), ("line", line)):
+    studies = {"purity": purity, "validity": validity, "assess": assessment, "line": line, "versus": versus}
+    for name, of in studies.items():
         text = fill_marked(text, name, partial(study, name, of.summary))
     return text
 

@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "purity": {"augment", "data", "graph", "hierarchy", "markdown", "model", "record", "walk"},
     "line": {"anomaly", "data", "hierarchy", "markdown", "model", "record", "retrieve"},
     "report": {"assessment", "line", "checkpoint", "cost", "data", "evaluate", "markdown", "purity", "record", "speed"}
-    | {"validity"},
+    | {"validity", "versus"},
     "vectors": {"imageset"},
     "waves": {"vectors"},
     "model": {"dense"},
@@ -72,7 +72,8 @@ MAY_IMPORT = {
     "tune": {"config", "record", "regret", "search"},
     "train": {"build", "config", "data", "doctor", "evaluate", "model", "record", "resume", "subsets", "timing"}
     | {"trainer", "vectors"},
-    "entry": {"checkpoint", "config", "record", "report", "resume", "train"},
+    "versus": {"data", "evaluate", "markdown", "metrics", "model", "record", "subsets"},
+    "entry": {"checkpoint", "config", "record", "resume", "train"},
     "confirm": {"config", "data", "markdown", "record", "search", "train", "tune"},
 }
 

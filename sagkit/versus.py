@@ -1,0 +1,135 @@
+"""Two rows of a table against each other, over seeds *and* classes: is the difference more than luck with either?
+
+    python -m sagkit.versus --profile tuned     every trained row with stored encoders minus VICReg
+
+Run records know the spread over seeds; another hundred classes would move a score, too. Here the stored encoders of
+both rows judge the same image pairs, classes are drawn anew for both at once, and the interval holds both factors
+(`metrics.compare.paired_difference`). [K]
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from sagkit.data import load_images
+from sagkit.evaluate import references
+from sagkit.markdown import origin, to_markdown
+from sagkit.metrics.compare import paired_difference
+from sagkit.model import extract_features
+from sagkit.record import command_line, groups, load_encoder, provenance, read_records, rows_of, write_record
+from sagkit.subsets import family
+
+
+def encoders_of(records: list[dict]) -> dict[str, dict[int, Path]]:
+    """Stored encoders of trained rows, by row and seed; records are of one profile and training set."""
+    found = {}
+    for name, runs in rows_of(records).items():
+        paths = {run["seed"]: Path(run["path"]).with_suffix(".safetensors") for run in runs if run["config"]["epochs"]}
+        if kept := {seed: path for seed, path in sorted(paths.items()) if path.is_file()}:
+            found[name] = kept
+    return found
+
+
+def versus(
+    stored: dict[str, dict[int, Path]],
+    images,
+    distances,
+    baseline: str = "vicreg",
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> list[dict]:
+    """Every row minus the baseline in Spearman and Kendall over image pairs of different classes.
+
+    Args:
+        stored: encoders by row and seed, see `encoders_of`.
+        images: labelled images that both are judged on.
+        distances: (C, C) semantic distances.
+        baseline: the row that is subtracted.
+        bootstrap: resamplings of classes.
+        seed: of image pairs and resamplings.
+
+    Raises:
+        ValueError: for a baseline without a stored encoder.
+    """
+    if baseline not in stored:
+        raise ValueError(f"no stored encoder of {baseline!r}: choose one of {', '.join(stored) or 'none'}")
+
+    @cache
+    def features(path: Path) -> torch.Tensor:
+        return extract_features(load_encoder(path), images.images)
+
+    rows = []
+    for name, paths in stored.items():
+        both = sorted(paths.keys() & stored[baseline].keys())
+        if name == baseline or not both:
+            continue
+        sides = [[features(of[s]) for s in both] for of in (paths, stored[baseline])]
+        found = paired_difference(*sides, images.labels, distances, bootstrap=bootstrap, seed=seed)
+        rows.append({"row": name, "seeds": both, **{k: v for k, v in found._asdict().items() if k != "seeds"}})
+    return rows
+
+
+def table(record: dict) -> pd.DataFrame:
+    """One line per row: differences with their intervals."""
+    shown = {}
+    for row in record["rows"]:
+        cells = {"seeds": str(len(row["seeds"]))}
+        for key, title in (("spearman", "Spearman pairs"), ("kendall", "Kendall pairs")):
+            low, high = row[f"{key}_interval"]
+            cells[title] = f"{row[key]:+.4f} [{low:+.4f}, {high:+.4f}]"
+        shown[f"{row['row']} − {record['baseline']}"] = cells
+    return pd.DataFrame.from_dict(shown, orient="index").rename_axis("difference, over seeds and classes")
+
+
+def summary(record: dict) -> str:
+    """The table with what its intervals hold, as Markdown."""
+    return (
+        f"{to_markdown(table(record))}\n\n{record['evaluated_on']} images of {record['data']}, profile "
+        f"{record['profile']}; brackets are 95 % intervals over seeds and {record['bootstrap']:,} resamplings of "
+        f"classes together (with one seed: over classes); {origin(record)}"
+    )
+
+
+def main(
+    results: str = "figures/results",
+    profile: str = "tuned",
+    train_set: str = "cifar100",
+    baseline: str = "vicreg",
+    bootstrap: int = 1000,
+    threads: int = 0,
+) -> None:
+    """Set every trained row with stored encoders against the baseline, and store the record.
+
+    Args:
+        results: folder of run records; the record is written to versus/<profile>.json in it.
+        profile: of the rows.
+        train_set: of the rows.
+        baseline: the row that is subtracted.
+        bootstrap: resamplings of classes.
+        threads: of torch; 0 leaves its default.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    records = groups(read_records(results)).get((profile, train_set), [])
+    split = "val" if records and records[0]["evaluated_on"] == "val" else "test"
+    try:
+        images = load_images(train_set, split)
+        distances = next(iter(references(family(train_set), images.class_names).values()))
+        rows = versus(encoders_of(records), images, distances, baseline, bootstrap)
+    except ValueError as error:
+        raise SystemExit(f"sagkit.versus: {error}") from None
+    about = {"profile": profile, "data": train_set, "evaluated_on": split, "baseline": baseline, "bootstrap": bootstrap}
+    record = {"command": command_line("sagkit.versus"), **about, **provenance(), "rows": rows}
+    write_record(Path(results) / f"versus/{profile}.json", json.loads(json.dumps(record)))
+    print(to_markdown(table(record)))
+
+
+if __name__ == "__main__":
+    import tyro
+
+    tyro.cli(main, prog="python -m sagkit.versus")
