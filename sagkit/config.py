@@ -85,9 +85,14 @@ class Config:
     keep_at: tuple[int, ...] = ()  # also keep the checkpoints after these epochs, as trunks of other runs
     trunk: str = ""  # kept checkpoint of a run that was the same up to there: start from it; see sagkit.resume
 
+    @classmethod
+    def from_dict(cls, fields: dict) -> Config:
+        """What `to_dict` made, of a record or checkpoint; a field that is newer than it has its default."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+
     def to_dict(self) -> dict:
-        """Plain values by field name, for the run record."""
-        return asdict(self)
+        """Plain values by field name, as JSON has them: for the run record, and to compare with one."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 # Views of 24 pixels cost about half of 32: more epochs for the same core time.

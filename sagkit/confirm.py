@@ -74,7 +74,7 @@ def confirm(studies: Sequence[dict], record: Path, work: Path, seeds: int = 3) -
         raise ValueError(f"seeds {seeds} must be at least 1")
     if record.suffix != ".json" or "-seed" in record.stem:
         raise ValueError(f"{record} must end in .json, and -seed in its name would pass it off as a run record")
-    chosen, base = roles(studies), Config(**studies[0]["base"])
+    chosen, base = roles(studies), Config.from_dict(studies[0]["base"])
     base = replace(base, split="train", results=str(work / "runs"), runs=str(work / "unfinished"))
     images = dict(zip(("train", "queries"), (load_images(base.data, s) for s in ("train", "test")), strict=True))
     rows = []

@@ -197,8 +197,8 @@ def replay(path, train: Examples) -> dict[str, float]:
     """
     stored = load_state(path)
     with tempfile.TemporaryDirectory() as scratch:
-        plain = Config(**stored["config"] | {"keep_at": ()})
-        config = replace(plain, results=scratch, runs=scratch, accelerator="cpu", devices=1)
+        config = Config.from_dict(stored["config"])
+        config = replace(config, results=scratch, runs=scratch, accelerator="cpu", devices=1)
         trainer = Trainer(config, make_fabric(config), train)
     if trainer.fingerprint != stored["images"]:
         raise ValueError(f"{path} was kept of other images ({stored['images']}): give those the run trained on")

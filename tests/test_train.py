@@ -110,6 +110,7 @@ def test_the_recorded_command_gives_the_very_configuration(tmp_path):
         keep_at=(4, 8),
     )
     assert tyro.cli(Config, default=configure("sag-vicreg", "laptop"), args=flags(config)) == config
+    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_provenance_is_that_of_the_start_of_training(tmp_path, images, monkeypatch):
