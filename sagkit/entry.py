@@ -16,7 +16,7 @@ from sagkit.checkpoint import write_text
 from sagkit.config import Config, configure
 from sagkit.record import command_line, groups, provenance, read_records
 from sagkit.resume import FREE_FIELDS
-from sagkit.train import flags
+from sagkit.train import spelled
 
 MOST_LOST = 0.01  # of kNN, one point
 RULE = "largest Spearman over image pairs among walks that lose at most one point of kNN against VICReg, by seed"
@@ -54,15 +54,13 @@ def entry_of(records: list[dict]) -> dict:
     """The entry as it is stored: rule, fields, flags, and what it scored beside VICReg on validation images."""
     best, plain = choose(records)
     fields = fields_of(best)
-    words = flags(configure(best["method"], best["profile"], **fields))
-    fixed = flags(configure(best["method"], best["profile"]))
     return {
         "rule": RULE,
         "trials": len(_walks(records)),
         "chosen": best["variant"],
         "method": best["method"],
         "fields": fields,
-        "flags": shlex.join(words[len(fixed) :]),
+        "flags": shlex.join(spelled(fields)),
         "validation": {"entry": _shown(best), "vicreg": _shown(plain)},
         "command": command_line("sagkit.entry"),
         **provenance(),

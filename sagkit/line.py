@@ -30,7 +30,7 @@ from sagkit.data import ImageSet, load_images
 from sagkit.hierarchy import superclasses
 from sagkit.markdown import Summary, origin, to_markdown
 from sagkit.model import extract_features
-from sagkit.record import command_line, load_encoder, provenance, read_records, write_record
+from sagkit.record import command_line, load_encoder, provenance, read_records, stored_encoder, write_record
 from sagkit.retrieve import Index
 
 FOUND = 10  # items of a search
@@ -168,8 +168,7 @@ def encoders(results: str, names: tuple[str, ...]) -> dict[tuple[str, int], Path
     """
     found = {("raw-pixels", 0): None}
     for record in read_records(results):
-        path = Path(record["path"]).with_suffix(".safetensors")
-        if path.is_file():
+        if path := stored_encoder(record):
             found[path.stem.removesuffix(f"-seed{record['seed']}"), record["seed"]] = path
     return {key: found[key] for name in names for key in found if key[0] == name}
 

@@ -24,6 +24,11 @@ class Summary:
         half = None if n < 3 else float(student.ppf(0.975, n - 1) * series.std(ddof=1) / n**0.5)
         return cls(float(series.mean()), half)
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval over seeds; None below three."""
+        return None if self.half_width is None else (self.mean - self.half_width, self.mean + self.half_width)
+
     def show(self, percent: bool, signed: bool = False) -> str:
         """As text: `12.3 ± 0.4` for per cent, `0.123 ± 0.004` otherwise; differences with their sign."""
         scale, digits = (100, 1) if percent else (1, 3)

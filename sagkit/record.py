@@ -104,6 +104,12 @@ def row_name(record: dict) -> str:
     return record["method"] if record["variant"] == "default" else f"{record['method']} ({record['variant']})"
 
 
+def stored_encoder(record: dict) -> Path | None:
+    """Where the encoder of a record that was read lies, beside it; None where none is stored."""
+    path = Path(record["path"]).with_suffix(".safetensors")
+    return path if path.is_file() else None
+
+
 def save_encoder(path, encoder: Encoder, name: str) -> None:
     """Store an encoder as float16, with its name and channel statistics.
 

@@ -22,7 +22,7 @@ from sagkit import assessment, line, purity, validity, versus
 from sagkit.checkpoint import write_text
 from sagkit.cost import costs, extrapolated
 from sagkit.markdown import Summary, fill_marked, to_markdown
-from sagkit.record import groups, provenance, read_records, row_name, rows_of, write_record
+from sagkit.record import groups, provenance, read_records, row_name, rows_of, stored_encoder, write_record
 from sagkit.speed import bench_table, read_bench
 
 COLUMNS = {
@@ -129,13 +129,13 @@ def rewrite_metrics(records: list[dict], data_root: str | None = None, probe: bo
 
     banks, images = cache(load_bank), cache(load_images)
     for record in records:
-        path = Path(record.pop("path"))
-        if not path.with_suffix(".safetensors").exists():
+        weights, path = stored_encoder(record), Path(record.pop("path"))
+        if weights is None:
             continue
         config = record["config"]
         bank = banks(config["data"], config["split"], root=data_root)
         queries = images(config["data"], record["evaluated_on"], root=data_root)
-        encoder = load_encoder(path.with_suffix(".safetensors"))
+        encoder = load_encoder(weights)
         asked, resamplings = config["probe"] and probe, config.get("resamplings", 1000)
         metrics = evaluate(encoder, bank, queries, config["data"], asked, config["seed"], resamplings)
         kept = {} if probe else {name: record["metrics"][name] for name in PROBES & record["metrics"].keys()}

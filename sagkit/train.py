@@ -201,9 +201,14 @@ def flags(config: Config) -> list[str]:
     preset = configure(config.method, config.profile).to_dict()
     always = ("method", "data", "profile", "seed", "precision")
     now = config.to_dict()
+    return spelled({k: now[k] for k in (*always, *(k for k in now if k not in always and now[k] != preset[k]))})
+
+
+def spelled(fields: dict) -> list[str]:
+    """Fields of a configuration, as `Config.to_dict` has them, as words of a command line."""
     words = []
-    for name in (*always, *(k for k in now if k not in always and now[k] != preset[k])):
-        flag, value = name.replace("_", "-"), now[name]
+    for name, value in fields.items():
+        flag = name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
         else:

@@ -9,7 +9,6 @@ both rows judge the same image pairs, classes are drawn anew for both at once, a
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from pathlib import Path
 
@@ -21,7 +20,16 @@ from sagkit.evaluate import references
 from sagkit.markdown import origin, to_markdown
 from sagkit.metrics.compare import paired_difference
 from sagkit.model import extract_features
-from sagkit.record import command_line, groups, load_encoder, provenance, read_records, rows_of, write_record
+from sagkit.record import (
+    command_line,
+    groups,
+    load_encoder,
+    provenance,
+    read_records,
+    rows_of,
+    stored_encoder,
+    write_record,
+)
 from sagkit.subsets import family
 
 
@@ -29,8 +37,8 @@ def encoders_of(records: list[dict]) -> dict[str, dict[int, Path]]:
     """Stored encoders of trained rows, by row and seed; records are of one profile and training set."""
     found = {}
     for name, runs in rows_of(records).items():
-        paths = {run["seed"]: Path(run["path"]).with_suffix(".safetensors") for run in runs if run["config"]["epochs"]}
-        if kept := {seed: path for seed, path in sorted(paths.items()) if path.is_file()}:
+        trained = sorted((run for run in runs if run["config"]["epochs"]), key=lambda run: run["seed"])
+        if kept := {run["seed"]: path for run in trained if (path := stored_encoder(run))}:
             found[name] = kept
     return found
 
@@ -125,7 +133,7 @@ def main(
         raise SystemExit(f"sagkit.versus: {error}") from None
     about = {"profile": profile, "data": train_set, "evaluated_on": split, "baseline": baseline, "bootstrap": bootstrap}
     record = {"command": command_line("sagkit.versus"), **about, **provenance(), "rows": rows}
-    write_record(Path(results) / f"versus/{profile}.json", json.loads(json.dumps(record)))
+    write_record(Path(results) / f"versus/{profile}.json", record)
     print(to_markdown(table(record)))
 
 

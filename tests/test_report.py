@@ -37,7 +37,9 @@ def test_the_interval_is_students_t_over_seeds():
     summary = Summary.over([0.1, 0.2, 0.3])
     assert summary.mean == pytest.approx(0.2)
     assert summary.half_width == pytest.approx(4.302653 * 0.1 / np.sqrt(3), rel=1e-5)  # t(0.975; 2) from a table
+    assert summary.interval == (summary.mean - summary.half_width, summary.mean + summary.half_width)
     assert Summary.over([0.1, 0.2]).half_width is None
+    assert Summary.over([0.1, 0.2]).interval is None
     assert summary.show(percent=True) == "20.0 ± 24.8"
     assert Summary.over([0.1234]).show(percent=False) == "0.123"
 
