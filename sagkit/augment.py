@@ -5,7 +5,7 @@
 Sources: [R] the recipe and its probabilities are solo-learn's for CIFAR (METHOD.md section 6); every operation equals
 torchvision's functional one on floats. [K] A crop is two small matrix products, rows @ x @ columns', whose entries are
 the triangle filter torchvision resizes with; flipping reverses the column matrix and costs nothing. All parameters
-are drawn first and the images are then worked through in chunks that fit the cache, which changes no value.
+are drawn first; on a CPU the images are then worked through in chunks that fit the cache, which changes no value.
 
 Differs from the source: the order of the four jitter operations is drawn once per batch, not per image.
 """
@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-CHUNK = 64  # images: 64 x 3 x 32 x 32 floats are 0.8 MB, so that the dozen passes below stay in cache
+CHUNK = 64  # images on a CPU: 64 x 3 x 32 x 32 floats are 0.8 MB, so that the dozen passes below stay in cache
 GREY = (0.2989, 0.587, 0.114)  # torchvision's luma weights
 CROP_ATTEMPTS = 10  # torchvision's
 NO_COLOUR = {"jitter": 0.0, "grey": 0.0, "solarize": 0.0}  # of an Augmentation that crops and mirrors alone
@@ -76,7 +76,8 @@ class Augmentation:
         grey, solar = draw.chance(self.grey), draw.chance(self.solarize)
         blurred, sigma = draw.chance(self.blur), draw.between(0.1, 2.0)
         views = images.new_empty((len(images), 3, size, size), dtype=torch.float32)
-        for part in torch.arange(len(images), device=images.device).split(CHUNK):
+        chunk = CHUNK if images.device.type == "cpu" else len(images)  # a GPU waits for launches, not for its cache
+        for part in torch.arange(len(images), device=images.device).split(chunk):
             x = crop_resize(images[part].float() / 255, boxes[part], size, flip[part])
             for adjust, factor in steps if self.jitter else ():
                 x = adjust(x, factor[part])

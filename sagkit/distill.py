@@ -105,10 +105,11 @@ class DINO(Distillation):
         self, view_a: Tensor, view_b: Tensor, epoch: float = 0.0, local: tuple[Tensor, ...] | list = ()
     ) -> Loss:
         """Loss of one batch in two views (B, 3, H, W) and any number of smaller local ones, which only students see."""
+        pair = [view_a, view_b]
         with self.watch("teacher"), torch.no_grad():
-            targets = [self.teacher_head(self.encoder(view)).float() for view in (view_a, view_b)]
+            targets = [self.teacher_head(h).float() for h in through(self.encoder, pair)]
         with self.watch("encoder"):
-            features = [self.student(view) for view in (view_a, view_b, *local)]
+            features = [*through(self.student, pair), *through(self.student, list(local))]
         with self.watch("projector"):
             logits = [self.head(h).float() for h in features]
         with self.watch("loss"), torch.autocast(view_a.device.type, enabled=False):
@@ -129,6 +130,15 @@ class DINO(Distillation):
 
     def after_backward(self, epoch: float) -> None:
         self.head.cancel_last_layer_gradients(epoch)
+
+
+def through(encoder: nn.Module, views: list[Tensor]) -> list[Tensor]:
+    """Features of views of one size, each (B, 3, H, W), in one pass where that changes nothing: a small transformer on
+    a GPU waits for its launches. Batch statistics are of one view each, as in solo-learn.
+    """
+    if len(views) < 2 or any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in encoder.modules()):
+        return [encoder(view) for view in views]
+    return list(encoder(torch.cat(views)).chunk(len(views)))
 
 
 class IJEPA(Distillation):

@@ -1,6 +1,7 @@
 """The entry: the setting of the walks that a search on validation images chose, before the test images are looked at.
 
     python -m sagkit.entry        read the records of profile search, write figures/results/entry.json, print its flags
+    python -m sagkit.entry --profile gpu-search           likewise, figures/results/entry-gpu-search.json
 
 The rule stands before the search [K]: of the walks (controls are no candidates), the largest Spearman over image pairs
 among settings that lose at most one point of kNN against VICReg of the same seed.
@@ -79,7 +80,8 @@ def main(results: str = "figures/results", profile: str = "search", data: str = 
         entry = entry_of(groups(read_records(results)).get((profile, data), []))
     except ValueError as error:
         raise SystemExit(f"sagkit.entry: {error}") from None
-    write_text(Path(results) / "entry.json", json.dumps(entry, indent=1) + "\n")
+    name = "entry" if profile == "search" else f"entry-{profile}"
+    write_text(Path(results) / f"{name}.json", json.dumps(entry, indent=1) + "\n")
     settings = f"--method {entry['method']} --variant entry {entry['flags']}"
     print(f"{entry['chosen']}, of {entry['trials']} trials: {settings}")
 

@@ -9,6 +9,7 @@ The encoder beside a record is float16 and the record's metrics are those of tha
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -143,7 +144,7 @@ def _commit() -> str:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
         changed = subprocess.run(["git", "status", "--porcelain", "."], cwd=here, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError):
-        return "not in a git checkout"
+        return os.environ.get("SAGKIT_COMMIT", "not in a git checkout")  # what an exported tree was exported from
     return head.stdout.strip() + ("-modified" if changed.stdout.strip() else "")
 
 

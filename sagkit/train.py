@@ -224,19 +224,27 @@ def _bar(config: Config, trainer: Trainer, shown: bool):
     return tqdm(total=total, initial=done, desc=f"{config.method} seed {config.seed}", unit="step", disable=not shown)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Command line: `--profile` and `--method` choose the defaults, any other field of Config overrides them."""
+def parse(arguments: list[str]) -> Config:
+    """The configuration that words of a command line ask for: of its profile and method, with the fields it names.
+
+    Raises:
+        ValueError: for an unknown profile.
+        SystemExit: for an unknown flag or a value of another type, told on standard error.
+    """
     import tyro
 
-    arguments = sys.argv[1:] if arguments is None else arguments
     chosen = {}
     for i, word in enumerate(arguments):
         flag, _, value = word.partition("=")
         if flag in ("--profile", "--method"):
             chosen[flag[2:]] = value or (arguments[i + 1] if i + 1 < len(arguments) else "")
+    return tyro.cli(Config, default=configure(**chosen), args=arguments, prog="python -m sagkit.train")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line: `--profile` and `--method` choose the defaults, any other field of Config overrides them."""
     try:
-        preset = configure(**chosen)
-        config = tyro.cli(Config, default=preset, args=arguments, prog="python -m sagkit.train")
+        config = parse(sys.argv[1:] if arguments is None else arguments)
         run = fit(config)
     except (ValueError, OSError) as error:
         raise SystemExit(f"sagkit.train: {error}") from None

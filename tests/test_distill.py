@@ -9,7 +9,7 @@ from scipy.stats import chisquare, ks_2samp
 from tiny import tiny
 
 from sagkit.data import ImageSet, shapes
-from sagkit.distill import DINO, IJEPA, block_masks
+from sagkit.distill import DINO, IJEPA, block_masks, through
 from sagkit.metrics.local import knn_accuracy
 from sagkit.model import Encoder, NarrowResNet, extract_features, make_encoder
 from sagkit.train import fit
@@ -238,3 +238,15 @@ def test_a_few_seconds_of_training_raise_the_neighbours_accuracy(tmp_path, metho
     trained = knn("trained", 6)
     assert trained > 1 / 3 + 3 * math.sqrt(2 / 9 / 512)  # three standard errors above chance
     assert trained > knn("untrained", 0)
+
+
+@pytest.mark.parametrize(("name", "passes"), [("vit-d32-l2-p4", 1), ("resnet10-w4", 2)])
+def test_views_go_through_a_transformer_at_once_and_through_batchnorm_one_by_one(name, passes):
+    encoder = make_encoder(name, [0.5] * 3, [0.25] * 3).train()
+    pair = views(0)
+    expected = [encoder(view) for view in pair]
+    seen = []
+    encoder.register_forward_hook(lambda *_: seen.append(1))
+    for found, wanted in zip(through(encoder, pair), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+    assert len(seen) == passes
