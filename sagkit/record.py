@@ -139,12 +139,14 @@ def provenance() -> dict:
 
 
 def _commit() -> str:
+    if given := os.environ.get("SAGKIT_COMMIT"):  # of a copy of the tree, sent to a machine without its history
+        return given
     here = Path(__file__).resolve().parent
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
         changed = subprocess.run(["git", "status", "--porcelain", "."], cwd=here, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("SAGKIT_COMMIT", "not in a git checkout")  # what an exported tree was exported from
+        return "not in a git checkout"
     return head.stdout.strip() + ("-modified" if changed.stdout.strip() else "")
 
 

@@ -4,6 +4,7 @@
     python -m sagkit.report --cost                   and what each row cost to train; --images, --batch, --price
     python -m sagkit.report --write README.md        and set the tables between that file's marks
     python -m sagkit.report --reevaluate             first rewrite the metrics of records with a stored encoder
+    ... --reevaluate --resamplings 1000              and give those that left them out their probes and intervals
 
 Intervals are Student's t over seeds at 95 %, given from three seeds on; they speak of these classes only. [K]
 """
@@ -20,10 +21,12 @@ import pandas as pd
 
 from sagkit import assessment, line, purity, validity, versus
 from sagkit.checkpoint import write_text
+from sagkit.config import Config
 from sagkit.cost import costs, extrapolated
 from sagkit.markdown import Summary, fill_marked, to_markdown
 from sagkit.record import groups, provenance, read_records, row_name, rows_of, stored_encoder, write_record
 from sagkit.speed import bench_table, read_bench
+from sagkit.train import command_of
 
 COLUMNS = {
     "spearman_pairs": "Spearman pairs",
@@ -118,10 +121,14 @@ def fill(text: str, records: list[dict], results: str | Path) -> str:
     return text
 
 
-def rewrite_metrics(records: list[dict], data_root: str | None = None, probe: bool = True) -> None:
+def rewrite_metrics(
+    records: list[dict], data_root: str | None = None, probe: bool = True, resamplings: int | None = None
+) -> None:
     """Rewrite the metrics of every record whose encoder is stored; the rest of the record stays.
 
     Without `probe`, accuracies of linear probes are kept as recorded: they take longer than all other figures together.
+    With `resamplings`, a run that left out probes or intervals, as one does on a machine that is dear, is judged with
+    them after all, and its setting and command are those that would have done so.
     """
     from sagkit.data import load_bank, load_images
     from sagkit.evaluate import evaluate
@@ -132,12 +139,15 @@ def rewrite_metrics(records: list[dict], data_root: str | None = None, probe: bo
         weights, path = stored_encoder(record), Path(record.pop("path"))
         if weights is None:
             continue
+        if resamplings is not None:
+            config = Config.from_dict(record["config"] | {"probe": probe, "resamplings": resamplings})
+            record["config"], record["command"] = config.to_dict(), command_of(config)
         config = record["config"]
         bank = banks(config["data"], config["split"], root=data_root)
         queries = images(config["data"], record["evaluated_on"], root=data_root)
         encoder = load_encoder(weights)
-        asked, resamplings = config["probe"] and probe, config.get("resamplings", 1000)
-        metrics = evaluate(encoder, bank, queries, config["data"], asked, config["seed"], resamplings)
+        asked, drawn = config["probe"] and probe, config.get("resamplings", 1000)
+        metrics = evaluate(encoder, bank, queries, config["data"], asked, config["seed"], drawn)
         kept = {} if probe else {name: record["metrics"][name] for name in PROBES & record["metrics"].keys()}
         record["metrics"] = {name: round(float(value), 5) for name, value in metrics.items()} | kept
         record["evaluated_commit"] = provenance()["commit"]
@@ -150,6 +160,7 @@ def main(
     write: str = "",
     reevaluate: bool = False,
     probe: bool = True,
+    resamplings: int | None = None,
     cost: bool = False,
     images: int | None = None,
     batch: int | None = None,
@@ -166,12 +177,13 @@ def main(
         write: a Markdown file whose marked tables are set anew.
         reevaluate: first rewrite the metrics of records whose encoder is stored.
         probe: and with them those of the linear probes, the slowest part.
+        resamplings: judge runs that left out probes or intervals with them after all; 1,000 is what a run does.
     """
     records = read_records(results)
     if not records:
         raise SystemExit(f"sagkit.report: no run records under {results}: run python -m sagkit.train first")
     if reevaluate:
-        rewrite_metrics(records, probe=probe)
+        rewrite_metrics(records, probe=probe, resamplings=resamplings)
         records = read_records(results)
     for profile, train_set in sorted(groups(records)):
         print(f"{profile} / {train_set}\n\n{render(profile, train_set, records)}\n")

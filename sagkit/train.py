@@ -186,7 +186,7 @@ def record_of(trainer: Trainer, metrics: dict[str, float]) -> dict:
         "peak_memory_mb": peak_memory(),
         "images": len(trainer.train),
         "parameters": sum(p.numel() for p in trainer.method.encoder.parameters()),
-        "command": "python -m sagkit.train " + shlex.join(flags(config)),
+        "command": command_of(config),
         "config": config.to_dict(),
         **({"trunk": trainer.trunk} if trainer.trunk else {}),
         **trainer.origin,
@@ -194,6 +194,11 @@ def record_of(trainer: Trainer, metrics: dict[str, float]) -> dict:
         "metrics": {name: round(float(value), 5) for name, value in metrics.items()},
         "log": [{k: round(v, 5) for k, v in entry.items()} for entry in trainer.log],
     }
+
+
+def command_of(config: Config) -> str:
+    """The command that gives this run, as it can be pasted into a shell."""
+    return "python -m sagkit.train " + shlex.join(flags(config))
 
 
 def flags(config: Config) -> list[str]:

@@ -230,6 +230,16 @@ def test_reevaluation_without_the_probe_keeps_its_accuracy_as_recorded(tmp_path,
     assert found["knn"] == original["metrics"]["knn"]
 
 
+def test_a_run_that_left_out_probes_and_intervals_is_given_them_as_if_it_had_not(tmp_path, folder):
+    whole = fit(small(tmp_path / "whole", data=str(folder), probe=True, resamplings=50), progress=False).record
+    run = fit(small(tmp_path / "hasty", data=str(folder), probe=False, resamplings=0), progress=False)
+    assert not {"linear", "spearman_pairs_low"} & run.record["metrics"].keys()
+    report.main(results=str(tmp_path / "hasty"), reevaluate=True, resamplings=50)
+    found = json.loads(run.path.read_text())
+    assert found["metrics"] == whole["metrics"]
+    assert found["command"].replace("hasty", "whole") == whole["command"]
+
+
 def test_without_being_asked_a_report_changes_no_record(tmp_path, folder, capsys):
     run = fit(small(tmp_path, data=str(folder), epochs=0, probe=False), progress=False)
     stale = {**json.loads(run.path.read_text()), "metrics": {"knn": 0.123}}

@@ -82,3 +82,8 @@ def test_provenance_names_this_commit_and_these_versions():
     assert found["versions"]["torch"] == version("torch")
     assert found["processor"]
     json.dumps(found)
+
+
+def test_a_copy_without_history_is_told_its_commit(monkeypatch):
+    monkeypatch.setenv("SAGKIT_COMMIT", "abc123")
+    assert provenance()["commit"] == "abc123"
