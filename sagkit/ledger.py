@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import shlex
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import torch
@@ -73,8 +74,12 @@ def work_off(plan: list[Config], jobs: int = 1, tell=print) -> list[Config]:
             ready = [c for c in waiting if not c.trunk or os.path.exists(c.trunk)]
             for config in ready[: jobs - len(running)]:
                 waiting.remove(config)
-                running[pool.submit(_run, config, *_shared(config, images))] = config
-            if not running:
+                try:
+                    running[pool.submit(_run, config, *_shared(config, images))] = config
+                except (ValueError, OSError) as error:
+                    failed.append(config)
+                    tell(f"{shlex.join(flags(config))}: {error}")
+            if waiting and not running and not ready:
                 tell(f"no run left that keeps {', '.join(sorted({c.trunk for c in waiting}))}")
                 return failed + waiting
             for done in wait(running, POLL, FIRST_COMPLETED).done:
@@ -115,6 +120,11 @@ def main(plan: str, /, jobs: int = 1) -> None:
         failed = work_off(read_plan(plan), jobs)
     except (ValueError, OSError) as error:
         raise SystemExit(f"sagkit.ledger: {error}") from None
+    except BrokenProcessPool:
+        raise SystemExit(
+            "sagkit.ledger: a run was ended from outside, as when memory runs out: start again with fewer --jobs; "
+            "what is finished is kept, and the rest goes on from its last epoch"
+        ) from None
     if failed:
         raise SystemExit(f"sagkit.ledger: {len(failed)} runs failed: mend them and start again, the others are done")
 
