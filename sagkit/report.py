@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from sagkit import assessment, line, purity, validity, versus
+from sagkit import assessment, line, purity, sharpen, validity, versus
 from sagkit.checkpoint import write_text
 from sagkit.config import Config
 from sagkit.cost import costs, extrapolated
@@ -103,9 +103,9 @@ def render(profile: str, train_set: str, records: list[dict]) -> str:
 
 
 def fill(text: str, records: list[dict], results: str | Path) -> str:
-    """Set the tables between `<!-- table PROFILE TRAIN_SET -->`, `<!-- bench NAME -->`, `<!-- purity DATA -->`,
-    `<!-- validity DATA -->`, `<!-- assess DATA -->`, `<!-- line DATA -->`, `<!-- versus PROFILE -->` and the closing
-    marks, from run records and from the records of benchmarks and studies in the folder of results."""
+    """Set the tables between `<!-- table PROFILE TRAIN_SET -->`, `<!-- bench NAME -->`, `<!-- STUDY NAME -->`, a study
+    being purity, validity, assess, line (by data), versus or sharpen (by profile), and the closing marks, from run
+    records and from the records of benchmarks and studies in the folder of results."""
 
     def study(name: str, summary: Callable[[dict], str], data: str) -> str:
         path = Path(results) / f"{name}/{data}.json"
@@ -115,7 +115,14 @@ def fill(text: str, records: list[dict], results: str | Path) -> str:
 
     text = fill_marked(text, "table", lambda profile, train_set: render(profile, train_set, records))
     text = fill_marked(text, "bench", lambda name: bench_table(name, read_bench(results)))
-    studies = {"purity": purity, "validity": validity, "assess": assessment, "line": line, "versus": versus}
+    studies = {
+        "purity": purity,
+        "validity": validity,
+        "assess": assessment,
+        "line": line,
+        "versus": versus,
+        "sharpen": sharpen,
+    }
     for name, of in studies.items():
         text = fill_marked(text, name, partial(study, name, of.summary))
     return text

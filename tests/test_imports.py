@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "purity": {"augment", "data", "graph", "hierarchy", "markdown", "model", "record", "walk"},
     "line": {"anomaly", "data", "hierarchy", "markdown", "model", "record", "retrieve"},
     "report": {"assessment", "line", "checkpoint", "config", "cost", "data", "evaluate", "markdown", "purity", "record"}
-    | {"speed", "train", "validity", "versus"},
+    | {"sharpen", "speed", "train", "validity", "versus"},
     "vectors": {"imageset"},
     "waves": {"vectors"},
     "model": {"dense"},
@@ -73,6 +73,7 @@ MAY_IMPORT = {
     "train": {"build", "config", "data", "doctor", "evaluate", "model", "record", "resume", "subsets", "timing"}
     | {"trainer", "vectors"},
     "versus": {"data", "evaluate", "markdown", "metrics", "model", "record", "subsets"},
+    "sharpen": {"data", "evaluate", "imageset", "markdown", "metrics", "model", "record", "subsets", "versus"},
     "ledger": {"config", "data", "imageset", "train"},
     "entry": {"checkpoint", "config", "record", "resume", "train"},
     "confirm": {"config", "data", "markdown", "record", "search", "train", "tune"},
