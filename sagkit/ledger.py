@@ -23,7 +23,7 @@ import torch
 from sagkit.config import Config
 from sagkit.data import load_images
 from sagkit.imageset import ImageSet
-from sagkit.train import fit, flags, parse, stored_run
+from sagkit.train import fit, flags, judged_on, parse, stored_run
 
 POLL = 0.5  # seconds between two looks for trunks that a running line keeps
 SHOWN = ("spearman_pairs", "knn", "label_free")
@@ -92,7 +92,7 @@ def work_off(plan: list[Config], jobs: int = 1, tell=print) -> list[Config]:
 def _shared(config: Config, images: dict[tuple, ImageSet]) -> list[ImageSet]:
     """What a run trains on and is judged on, loaded once for all, in memory that processes share."""
     sets = []
-    for split in (config.split, "test" if config.split == "train" else "val"):
+    for split in (config.split, judged_on(config)):
         key = config.data, split, config.data_root
         if key not in images:
             images[key] = load_images(config.data, split, root=config.data_root or None)

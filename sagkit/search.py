@@ -29,7 +29,7 @@ from sagkit.config import Config
 from sagkit.data import ImageSet, load_images
 from sagkit.evaluate import label_free
 from sagkit.graph import KERNELS
-from sagkit.train import fit
+from sagkit.train import fit, judged_on
 
 READOUT_IMAGES = 500  # behind the score that stops a trial; the final one has all that `label_free` takes
 SAMPLERS = ("tpe", "random")
@@ -121,7 +121,7 @@ def open_study(search: Search) -> optuna.Study:
 def work(search: Search, trials: int, until: float = float("inf")) -> None:
     """Train trials until the study has `trials` of them or the clock shows `until`; any number of processes may."""
     base = search.base
-    places = {"train": base.split, "queries": "test" if base.split == "train" else "val"}
+    places = {"train": base.split, "queries": judged_on(base)}
     # Once for all trials, and before any is asked: data that cannot be had is no trial's fault.
     images = {name: load_images(base.data, split, root=base.data_root or None) for name, split in places.items()}
     while time.time() < until and (asked := _ask(search, trials)) is not None:

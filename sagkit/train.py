@@ -123,10 +123,15 @@ def _sets(config: Config, train: Examples | None, queries: Examples | None) -> t
         kind = type(train).__name__
         raise ValueError(f"train is of type {kind} and queries are not: give queries as {kind}, too")
     if queries is None:
-        queries = load_images(config.data, "test" if config.split == "train" else "val", root=root)
+        queries = load_images(config.data, judged_on(config), root=root)
     if config.batch_size > len(train):
         raise ValueError(f"batch_size {config.batch_size} exceeds the {len(train)} training images: lower batch_size")
     return train, queries
+
+
+def judged_on(config: Config) -> str:
+    """The split that a run is judged on: test, or validation where a part of train was held back for it."""
+    return "test" if config.split == "train" else "val"
 
 
 def readout(encoder: Encoder, train: Examples, config: Config) -> dict[str, float]:
@@ -177,7 +182,7 @@ def record_of(trainer: Trainer, metrics: dict[str, float]) -> dict:
         "train_set": trainer.path.parent.name,
         "profile": config.profile,
         "seed": config.seed,
-        "evaluated_on": "test" if config.split == "train" else "val",
+        "evaluated_on": judged_on(config),
         "core_seconds": round(clock.core_seconds, 1),
         "images_per_second": round(clock.images / clock.seconds, 1) if clock.seconds else None,
         "walk_share": round(walking / clock.seconds, 5) if clock.seconds else 0.0,
