@@ -61,9 +61,12 @@ def structure(
     """Spearman and Kendall by kind against every reference; figures of the primary one carry no suffix.
 
     With resamplings, the primary one's have 95 % intervals over classes ("..._low", "..._high"), and pairs a Mantel p.
+    A further reference in which all classes that occur are equally far apart has no order, and is left out.
     """
     figures = {}
     for i, (reference, matrix) in enumerate(distances.items()):
+        if i and not _has_order(matrix, labels):
+            continue
         suffix, drawn = (f"_{reference.replace('-', '_')}", 0) if i else ("", resamplings)
         for kind in KINDS:
             name = kind.replace("-", "_")
@@ -77,6 +80,12 @@ def structure(
             if tested:
                 figures[f"mantel_p_{name}"] = found.p
     return figures
+
+
+def _has_order(matrix: np.ndarray, labels: Tensor) -> bool:
+    present = labels.unique().numpy()
+    apart = matrix[np.ix_(present, present)][np.triu_indices(len(present), k=1)]
+    return bool((apart != apart[:1]).any())
 
 
 def local(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, coarse, probe: bool) -> dict[str, float]:

@@ -126,18 +126,29 @@ def noisy(per_class: int, seed: int) -> ImageSet:
     return ImageSet((colour + noise).to(torch.uint8), labels, NAMES)
 
 
-def test_unseen_figures_are_those_of_the_left_out_classes_alone(monkeypatch):
+@pytest.mark.parametrize("name", ["cifar100-80a", "cifar100-80b"])
+def test_unseen_figures_are_those_of_the_left_out_classes_alone(name):
     encoder = make_encoder("resnet10-w4").eval()
     bank, queries = noisy(4, 0), noisy(4, 1)
-    figures = evaluate(encoder, bank, queries, "cifar100-80a", probe=False)
+    figures = evaluate(encoder, bank, queries, name, probe=False)
     whole = evaluate(encoder, bank, queries, "cifar100", probe=False)
     assert {k: v for k, v in figures.items() if not k.startswith("unseen_")} == whole
-    few = queries.subset(torch.isin(queries.labels, left_out("cifar100-80a")))
+    few = queries.subset(torch.isin(queries.labels, left_out(name)))
     apart = evaluate(encoder, bank, few, "cifar100", probe=False)
     unseen = {k.removeprefix("unseen_"): v for k, v in figures.items() if k.startswith("unseen_")}
     assert set(unseen) == set(apart) - {"label_free", "label_free_low", "label_free_high"}
-    for name, value in unseen.items():
-        assert value == pytest.approx(apart[name], abs=1e-6), name
+    for key, value in unseen.items():
+        assert value == pytest.approx(apart[key], abs=1e-6), key
+
+
+def test_classes_of_which_no_two_share_a_superclass_have_no_figure_of_superclasses():
+    names = {"spearman_pairs_superclass", "tree_dendrogram_purity", "tree_adjusted_rand"}
+    encoder, (bank, queries) = make_encoder("resnet10-w4").eval(), (noisy(4, seed) for seed in (0, 1))
+    for name, expected in (("cifar100-80a", names), ("cifar100-80b", set())):
+        figures = evaluate(encoder, bank, queries, name, probe=False, resamplings=0)
+        assert {key for key in names if f"unseen_{key}" in figures} == expected
+        assert "unseen_spearman_pairs_wordnet_path" in figures
+        assert "unseen_tree_cophenetic_spearman" in figures
 
 
 def test_a_run_on_a_subset_is_judged_by_a_bank_of_all_classes(tmp_path, monkeypatch):

@@ -55,7 +55,8 @@ def hierarchy_figures(
         features: (N, F) features of the images that are judged.
         labels: (N,) their classes, 0 to C - 1.
         distances: (C, C) reference distances.
-        superclass: (C,) int, superclass of each class; without it no adjusted Rand index and no purity.
+        superclass: (C,) int, superclass of each class; without it, or where no two of the classes that occur share one,
+            no adjusted Rand index and no purity.
         bank: (M, F) features whose labels kNN may use; without it no severity.
         bank_labels: (M,) their classes.
         metric: of centroids.
@@ -78,7 +79,8 @@ def hierarchy_figures(
         group = np.asarray(superclass)
         if group.shape != (len(reference),):
             raise ValueError(f"one superclass a class: {len(reference)} classes and superclasses {group.shape}")
-        figures |= _group_figures(tree, group[classes])
+        if len(np.unique(group[classes])) < len(classes):
+            figures |= _group_figures(tree, group[classes])
     if bank is not None:
         predicted = knn_predict(bank, bank_labels, x, k=k).numpy()
         figures |= severity(predicted, y, reference)
