@@ -1,8 +1,8 @@
 """What an encoder is worth: local accuracy and global structure of its features, as one flat dictionary.
 
-Local: kNN and linear probe, on classes and superclasses. Global: rank correlation of embedding distances with
-semantic distances (METHOD.md section 5), the tree of classes against the reference's, and the label-free score. All as
-fractions, on clean images in evaluation mode. [K]
+Local: kNN, linear probe and retrieval, on classes and superclasses. Global: rank correlation of embedding distances
+with semantic distances (METHOD.md section 5), the tree of classes against the reference's, and the label-free score.
+All as fractions, on clean images in evaluation mode. [K]
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from sagkit.metrics.local import knn_accuracy, linear_probe
 from sagkit.metrics.semantic import rank_correlation
 from sagkit.metrics.tree import hierarchy_figures
 from sagkit.model import extract_features
+from sagkit.retrieve import precision_at
 from sagkit.subsets import family, left_out
 from sagkit.vectors import Examples, VectorSet
 
@@ -100,6 +101,15 @@ def local(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, co
     return figures
 
 
+def retrieval(features: Tensor, labels: Tensor, coarse: Tensor | None, k: int = 10) -> dict[str, float]:
+    """Share of the class, and (with a mapping `coarse`) of the superclass, among the k other images most alike."""
+    k = min(k, len(features) - 1)
+    if k < 1:
+        return {}
+    figures = {"retrieval": precision_at(features, labels, k)}
+    return figures if coarse is None else figures | {"superclass_retrieval": precision_at(features, coarse[labels], k)}
+
+
 def evaluate(
     encoder: nn.Module,
     bank: Examples,
@@ -161,7 +171,7 @@ def labelled(
 ) -> dict[str, float]:
     """Every figure that needs labels, of features from anywhere: local accuracy, structure, and the tree of classes."""
     coarse, distances = coarse_of(data, class_names), references(data, class_names)
-    figures = local(bank, bank_labels, features, labels, coarse, probe)
+    figures = local(bank, bank_labels, features, labels, coarse, probe) | retrieval(features, labels, coarse)
     return figures | structure_and_tree(features, labels, distances, coarse, resamplings, bank, bank_labels)
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from sagkit import report
 from sagkit.config import Config
 from sagkit.data import ImageSet, load_images, shapes
-from sagkit.evaluate import CHANGED, evaluate, label_free, references
+from sagkit.evaluate import CHANGED, evaluate, label_free, references, retrieval
 from sagkit.hierarchy import CIFAR100_SUPERCLASSES
 from sagkit.model import Encoder
 from sagkit.record import load_encoder, provenance, read_records
@@ -137,6 +137,19 @@ def test_the_label_free_figure_is_of_the_queries_and_needs_no_labels():
         found = evaluate(nn.Flatten(), bank, queries, "anything", probe=False, seed=2)
         assert found["label_free"] == label_free(nn.Flatten(), images, seed=2)["label_free"]
         assert (found.keys() == LABEL_FREE) == (queries.labels is None)
+
+
+def test_retrieval_counts_the_class_and_the_superclass_among_the_images_most_alike():
+    # On a circle, centred already: every point has one neighbour 10 degrees away and the next 30 degrees away.
+    degrees = torch.tensor([0.0, 10.0, 40.0, 50.0, 180.0, 190.0, 220.0, 230.0])
+    points = torch.stack([torch.cos(torch.deg2rad(degrees)), torch.sin(torch.deg2rad(degrees))], dim=1)
+    labels, coarse = torch.tensor([0, 0, 1, 2, 3, 3, 3, 3]), torch.tensor([0, 0, 0, 1])
+    assert retrieval(points, labels, None, k=1) == {"retrieval": 6 / 8}  # all but the third and the fourth
+    found = retrieval(points, labels, coarse, k=3)
+    assert found["retrieval"] == pytest.approx((1 / 3 + 1 / 3 + 4) / 8)
+    assert found["superclass_retrieval"] == 1.0
+    assert retrieval(points, labels, coarse) == retrieval(points, labels, coarse, k=7)
+    assert retrieval(points[:1], labels[:1], coarse) == {}
 
 
 def test_a_readout_asks_for_none_of_the_images_in_its_bank():

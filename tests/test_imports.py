@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "record": {"checkpoint", "model"},
     "retrieve": {"checkpoint", "graph", "model"},
     "anomaly": {"graph", "retrieve"},
-    "evaluate": {"augment", "data", "hierarchy", "metrics", "model", "subsets", "vectors"},
+    "evaluate": {"augment", "data", "hierarchy", "metrics", "model", "retrieve", "subsets", "vectors"},
     "speed": {"markdown"},
     "zoo": {"model", "record"},
     "validity": {"augment", "data", "evaluate", "markdown", "metrics", "record", "zoo"},
