@@ -39,25 +39,44 @@ COLUMNS = {
     "superclass_knn": "superclass kNN %",
     "label_free": "label-free",
 }
+UNSEEN = {  # of the classes that were left out of training
+    "unseen_spearman_pairs": "Spearman pairs",
+    "unseen_kendall_pairs": "Kendall pairs",
+    "unseen_knn": "kNN %",
+    "unseen_superclass_knn": "superclass kNN %",
+    "unseen_retrieval": "retrieval %",
+    "unseen_superclass_retrieval": "superclass retrieval %",
+}
 PROBES = {"linear", "superclass_linear"}
-PERCENT = {"knn", "superclass_knn"} | PROBES
+PERCENT = {"knn", "superclass_knn"} | PROBES | {key for key, title in UNSEEN.items() if title.endswith("%")}
 
 
-def table(records: list[dict]) -> pd.DataFrame:
-    """One row per method and variant of records that share profile and training set; text cells."""
+def table(records: list[dict], columns: dict[str, str] = COLUMNS) -> pd.DataFrame:
+    """One row per method and variant of records that share profile and training set; text cells.
+
+    Args:
+        records: of one profile and training set.
+        columns: titles by name of a record's figure.
+    """
     shown = {}
     for name, runs in rows_of(records).items():
         cells = {"seeds": str(len(runs)), "epochs": str(runs[0]["config"]["epochs"])}
         cells["core-min"] = f"{sum(r['core_seconds'] for r in runs) / len(runs) / 60:.1f}"
-        for key, title in COLUMNS.items():
+        for key, title in columns.items():
             values = [run["metrics"][key] for run in runs if key in run["metrics"]]
             cells[title] = Summary.over(values).show(key in PERCENT) if len(values) == len(runs) else "not measured"
         shown[name] = cells
     return pd.DataFrame.from_dict(shown, orient="index").rename_axis("method")
 
 
-def differences(records: list[dict], baseline: str = "vicreg") -> pd.DataFrame:
-    """Each row of the table minus the baseline, paired by seed, which fixes weights, image order and views alike."""
+def differences(records: list[dict], baseline: str = "vicreg", columns: dict[str, str] = COLUMNS) -> pd.DataFrame:
+    """Each row of the table minus the baseline, paired by seed, which fixes weights, image order and views alike.
+
+    Args:
+        records: of one profile and training set.
+        baseline: a method; its runs without a variant are subtracted.
+        columns: titles by name of a record's figure.
+    """
     plain = {r["seed"]: r for r in records if (r["method"], r["variant"]) == (baseline, "default")}
     rows = defaultdict(list)
     for record in records:
@@ -67,7 +86,7 @@ def differences(records: list[dict], baseline: str = "vicreg") -> pd.DataFrame:
     shown = {}
     for name, runs in sorted(rows.items()):
         cells = {"seeds": str(len(runs))}
-        for key, title in COLUMNS.items():
+        for key, title in columns.items():
             pairs = [(r["metrics"].get(key), plain[r["seed"]]["metrics"].get(key)) for r in runs]
             known = all(None not in pair for pair in pairs)
             change = [a - b for a, b in pairs] if known else []
@@ -93,19 +112,32 @@ def caption(records: list[dict]) -> str:
 
 
 def render(profile: str, train_set: str, records: list[dict]) -> str:
-    """One table with its caption, as Markdown."""
-    chosen = groups(records).get((profile, train_set))
-    if not chosen:
-        raise ValueError(f"no records of profile {profile!r} on {train_set!r}: run python -m sagkit.train first")
-    change = differences(chosen)
-    paired = f"{to_markdown(change)}\n\n" if len(change) else ""
-    return f"{to_markdown(table(chosen))}\n\n{paired}{caption(chosen)}"
+    """One table with its caption, as Markdown; where classes were left out of training, theirs stands below it."""
+    chosen = _records_of(profile, train_set, records)
+    parts = [table(chosen), differences(chosen)]
+    if any(UNSEEN.keys() & record["metrics"].keys() for record in chosen):
+        parts += [table(chosen, UNSEEN), differences(chosen, columns=UNSEEN)]
+        parts[2].index.name = "classes left out of training"
+    return "\n\n".join([*(to_markdown(part) for part in parts if len(part)), caption(chosen)])
+
+
+def render_paired(profile: str, train_set: str, baseline: str, records: list[dict]) -> str:
+    """Every trained row minus that of a method, as Markdown."""
+    chosen = _records_of(profile, train_set, records)
+    return f"{to_markdown(differences(chosen, baseline))}\n\n{caption(chosen)}"
+
+
+def _records_of(profile: str, train_set: str, records: list[dict]) -> list[dict]:
+    if chosen := groups(records).get((profile, train_set)):
+        return chosen
+    raise ValueError(f"no records of profile {profile!r} on {train_set!r}: run python -m sagkit.train first")
 
 
 def fill(text: str, records: list[dict], results: str | Path) -> str:
-    """Set the tables between `<!-- table PROFILE TRAIN_SET -->`, `<!-- bench NAME -->`, `<!-- STUDY NAME -->`, a study
-    being purity, validity, assess, line (by data), versus or sharpen (by profile), and the closing marks, from run
-    records and from the records of benchmarks and studies in the folder of results."""
+    """Set the tables between `<!-- table PROFILE TRAIN_SET -->`, `<!-- paired PROFILE TRAIN_SET BASELINE -->`,
+    `<!-- bench NAME -->`, `<!-- STUDY NAME -->`, a study being purity, validity, assess, line (by data), versus or
+    sharpen (by profile), and the closing marks, from run records and from the records of benchmarks and studies in the
+    folder of results."""
 
     def study(name: str, summary: Callable[[dict], str], data: str) -> str:
         path = Path(results) / f"{name}/{data}.json"
@@ -114,6 +146,7 @@ def fill(text: str, records: list[dict], results: str | Path) -> str:
         return summary(json.loads(path.read_text()))
 
     text = fill_marked(text, "table", lambda profile, train_set: render(profile, train_set, records))
+    text = fill_marked(text, "paired", lambda *words: render_paired(*words, records))
     text = fill_marked(text, "bench", lambda name: bench_table(name, read_bench(results)))
     studies = {
         "purity": purity,

@@ -10,7 +10,7 @@ from sagkit.assessment import summary
 from sagkit.cost import costs
 from sagkit.markdown import to_markdown
 from sagkit.record import read_records, record_path, write_record
-from sagkit.report import Summary, differences, fill, groups, main, render, rows_of, table
+from sagkit.report import UNSEEN, Summary, differences, fill, groups, main, render, rows_of, table
 from sagkit.speed import read_bench
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,6 +103,25 @@ def test_filling_replaces_marked_tables_and_nothing_else():
     assert "old" not in filled
     assert to_markdown(table([record()])) in filled
     assert fill(filled, [record()], "nowhere") == filled
+
+
+def test_classes_left_out_of_training_have_a_table_of_their_own():
+    records = [record(seed=s, knn=0.3, unseen_knn=0.2 + s / 10) for s in range(2)]
+    records += [record("sag-vicreg", seed=s, knn=0.3, unseen_knn=0.25 + s / 10) for s in range(2)]
+    text = render("laptop", "cifar100", records)
+    assert "| classes left out of training | seeds |" in text
+    assert to_markdown(differences(records, columns=UNSEEN)) in text
+    assert differences(records, columns=UNSEEN).loc["sag-vicreg − vicreg", "kNN %"] == "+5.0"
+    assert "left out" not in render("laptop", "cifar100", [record()])
+
+
+def test_differences_from_another_row_fill_their_mark():
+    records = [record(seed=s, knn=0.3) for s in range(2)] + [record("sag-vicreg", seed=s, knn=0.4) for s in range(2)]
+    filled = fill("<!-- paired laptop cifar100 sag-vicreg -->\n<!-- /paired -->", records, "nowhere")
+    assert "| vicreg − sag-vicreg | 2 |" in filled
+    assert to_markdown(differences(records, "sag-vicreg")) in filled
+    with pytest.raises(ValueError, match="no records of profile 'tuned'"):
+        fill("<!-- paired tuned cifar100 vicreg -->\n<!-- /paired -->", records, "nowhere")
 
 
 def test_the_record_of_an_assessment_fills_its_mark(tmp_path):
