@@ -19,6 +19,9 @@ from sagkit.augment import Augmentation, two_views
 from sagkit.data import load_images
 from sagkit.graph import similarity_graph
 from sagkit.hierarchy import tree_distances
+from sagkit.markdown import Summary
+from sagkit.record import groups, read_records
+from sagkit.report import pairs_by_seed
 from sagkit.walk import path_weight, random_walk
 
 
@@ -71,6 +74,32 @@ def purity_picture(results: Path) -> plots.Picture | None:
     return plots.curves(lines, "walk length L", "superclass purity, CIFAR-100")
 
 
+def gain_and_price(records: list[dict], baseline: str = "vicreg") -> plots.Picture | None:
+    """What each trained row gains over the baseline in Spearman over image pairs, against what it costs in kNN.
+
+    Args:
+        records: of one profile and training set; means over seeds, with 95 % intervals from three seeds on.
+        baseline: a method; see `report.pairs_by_seed`.
+    """
+    points = {baseline: {"x": 0.0, "y": 0.0}}
+    for name, pairs in pairs_by_seed(records, baseline).items():
+        point = {}
+        for axis, key, scale in (("x", "knn", 100), ("y", "spearman_pairs", 1)):
+            over = Summary.over([scale * (ours[key] - theirs[key]) for ours, theirs in pairs])
+            point[axis] = over.mean
+            if over.interval:
+                point[f"{axis}_low"], point[f"{axis}_high"] = over.interval
+        points[name.removeprefix("sag-vicreg (").removesuffix(")") if "sag-vicreg (" in name else name] = point
+    axes = {"xlabel": f"kNN, points above {baseline}", "ylabel": f"Spearman over image pairs, above {baseline}"}
+    return plots.tradeoff(points, **axes) if len(points) > 1 else None
+
+
+def controls_picture(results: Path) -> plots.Picture | None:
+    """Walks and their controls on CIFAR-100, from the committed records; None where there are none."""
+    records = groups(read_records(results)).get(("gpu-minute", "cifar100"), [])
+    return gain_and_price([r for r in records if r["method"] in ("vicreg", "sag-vicreg")])
+
+
 def main(out: Path = Path("figures/talk"), results: Path = Path("figures/results")) -> None:
     """Write every picture of the talk as SVG and PNG.
 
@@ -85,6 +114,7 @@ def main(out: Path = Path("figures/talk"), results: Path = Path("figures/results
         "pairs": views.pairing_view(scene, anchor=5, length=1, k=3, mutual=False),
         "tree": class_tree(),
         "purity": purity_picture(results),
+        "controls": controls_picture(results),
     }
     for name, picture in pictures.items():
         if picture is not None:

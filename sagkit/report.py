@@ -69,27 +69,28 @@ def table(records: list[dict], columns: dict[str, str] = COLUMNS) -> pd.DataFram
     return pd.DataFrame.from_dict(shown, orient="index").rename_axis("method")
 
 
-def differences(records: list[dict], baseline: str = "vicreg", columns: dict[str, str] = COLUMNS) -> pd.DataFrame:
-    """Each row of the table minus the baseline, paired by seed, which fixes weights, image order and views alike.
+def pairs_by_seed(records: list[dict], baseline: str = "vicreg") -> dict[str, list[tuple[dict, dict]]]:
+    """By trained row, in order of name and seed: a run's figures and those of the baseline's run of the same seed.
 
-    Args:
-        records: of one profile and training set.
-        baseline: a method; its runs without a variant are subtracted.
-        columns: titles by name of a record's figure.
+    A seed fixes weights, image order and views alike. The baseline is a method; its runs without a variant count.
     """
     plain = {r["seed"]: r for r in records if (r["method"], r["variant"]) == (baseline, "default")}
-    rows = defaultdict(list)
-    for record in records:
-        trained = record["config"]["epochs"] > 0
-        if trained and record["seed"] in plain and record is not plain[record["seed"]]:
-            rows[row_name(record)].append(record)
+    found = defaultdict(list)
+    for record in sorted(records, key=lambda r: (row_name(r), r["seed"])):
+        other = plain.get(record["seed"])
+        if record["config"]["epochs"] > 0 and other is not None and record is not other:
+            found[row_name(record)].append((record["metrics"], other["metrics"]))
+    return dict(found)
+
+
+def differences(records: list[dict], baseline: str = "vicreg", columns: dict[str, str] = COLUMNS) -> pd.DataFrame:
+    """Each row of the table minus the baseline, paired by seed; see `pairs_by_seed` and, for the columns, `table`."""
     shown = {}
-    for name, runs in sorted(rows.items()):
-        cells = {"seeds": str(len(runs))}
+    for name, pairs in pairs_by_seed(records, baseline).items():
+        cells = {"seeds": str(len(pairs))}
         for key, title in columns.items():
-            pairs = [(r["metrics"].get(key), plain[r["seed"]]["metrics"].get(key)) for r in runs]
-            known = all(None not in pair for pair in pairs)
-            change = [a - b for a, b in pairs] if known else []
+            known = all(key in a and key in b for a, b in pairs)
+            change = [a[key] - b[key] for a, b in pairs] if known else []
             cells[title] = Summary.over(change).show(key in PERCENT, signed=True) if known else "not measured"
         shown[f"{name} − {baseline}"] = cells
     return pd.DataFrame.from_dict(shown, orient="index").rename_axis("difference, paired by seed")

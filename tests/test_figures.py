@@ -65,6 +65,22 @@ def test_purity_is_the_records(tmp_path):
     np.testing.assert_array_equal(lines[1].get_ydata(), [0.05, 0.05])
 
 
+def test_gain_and_price_are_means_of_differences_by_seed_with_their_intervals():
+    def run(method, variant, seed, knn, spearman):
+        metrics = {"knn": knn, "spearman_pairs": spearman}
+        return {"method": method, "variant": variant, "seed": seed, "config": {"epochs": 1}, "metrics": metrics}
+
+    plain = [run("vicreg", "default", seed, 0.3 + seed / 10, 0.1 + seed / 10) for seed in range(3)]
+    walks = [run("sag-vicreg", "nearest", s, 0.3 + s / 10 - 0.01 * s, 0.1 + s / 10 + 0.02) for s in range(3)]
+    axis = figures.gain_and_price([*plain, *walks]).axes[0]
+    places = [container.lines[0].get_xydata()[0] for container in axis.containers]
+    np.testing.assert_allclose(places, [[0, 0], [-1, 0.02]], atol=1e-12)  # -0, -1 and -2 points
+    ends = axis.containers[1].lines[2][0].get_segments()[0][:, 0]
+    np.testing.assert_allclose(ends, [-1 - 4.302653 / 3**0.5, -1 + 4.302653 / 3**0.5], rtol=1e-5)  # t(0.975; 2)
+    assert {text.get_text() for text in axis.texts} == {"vicreg", "nearest"}
+    assert figures.gain_and_price(plain) is None
+
+
 def test_a_batch_is_painted_where_its_points_are(scene):
     xy = np.stack([np.arange(40) % 8, np.arange(40) // 8], axis=1).astype(float)
     graph, alone = similarity_graph(scene.features, 2).to_networkx(), np.arange(40) == 3
