@@ -19,15 +19,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sagkit.data import load_images
-from sagkit.evaluate import references
 from sagkit.imageset import ImageSet
 from sagkit.markdown import Summary, origin, to_markdown
 from sagkit.metrics.local import knn_accuracy
 from sagkit.metrics.semantic import rank_correlation
 from sagkit.model import extract_features
-from sagkit.record import command_line, groups, load_encoder, provenance, read_records, write_record
-from sagkit.subsets import family
-from sagkit.versus import encoders_of
+from sagkit.record import command_line, load_encoder, provenance, write_record
+from sagkit.versus import open_rows
 
 POWERS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 BANK = 10_000  # training images that the axes, and kNN's labels, come from
@@ -118,27 +116,24 @@ def main(
 
     Args:
         results: folder of run records; the record is written to sharpen/<profile>.json in it.
-        profile: of the rows; one that is judged on test images.
+        profile: of the rows.
         train_set: of the rows.
         baseline: the row that others are compared with.
         threads: of torch; 0 leaves its default.
     """
     if threads:
         torch.set_num_threads(threads)
-    stored = encoders_of(groups(read_records(results)).get((profile, train_set), []))
-    if baseline not in stored:
-        raise SystemExit(f"sagkit.sharpen: no stored encoder of {baseline!r} in profile {profile!r} on {train_set}")
     try:
-        bank, queries = load_images(train_set, "train"), load_images(train_set, "test")
+        stored, split, queries, distances = open_rows(results, profile, train_set, baseline)
+        bank = load_images(train_set, "train" if split == "test" else "fit")
     except ValueError as error:
         raise SystemExit(f"sagkit.sharpen: {error}") from None
     bank = bank.subset(torch.randperm(len(bank), generator=torch.Generator().manual_seed(0))[:BANK])
-    distances = next(iter(references(family(train_set), queries.class_names).values()))
     rows = {
         name: {str(seed): figures(load_encoder(at), bank, queries, distances, POWERS) for seed, at in paths.items()}
         for name, paths in stored.items()
     }
-    about = {"profile": profile, "data": train_set, "evaluated_on": "test", "baseline": baseline, "bank": len(bank)}
+    about = {"profile": profile, "data": train_set, "evaluated_on": split, "baseline": baseline, "bank": len(bank)}
     record = {"command": command_line("sagkit.sharpen"), **about, **provenance(), "powers": POWERS, "rows": rows}
     write_record(Path(results) / f"sharpen/{profile}.json", record)
     print(to_markdown(table(record)))

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 
 from sagkit.data import load_images
 from sagkit.evaluate import references
+from sagkit.imageset import ImageSet
 from sagkit.markdown import origin, to_markdown
 from sagkit.metrics.compare import paired_difference
 from sagkit.model import extract_features
@@ -30,7 +33,6 @@ from sagkit.record import (
     stored_encoder,
     write_record,
 )
-from sagkit.subsets import family
 
 
 def encoders_of(records: list[dict]) -> dict[str, dict[int, Path]]:
@@ -41,6 +43,31 @@ def encoders_of(records: list[dict]) -> dict[str, dict[int, Path]]:
         if kept := {run["seed"]: path for run in trained if (path := stored_encoder(run))}:
             found[name] = kept
     return found
+
+
+class Rows(NamedTuple):
+    """Rows of a table that can be judged anew: stored encoders by row and seed, and what they are judged on."""
+
+    stored: dict[str, dict[int, Path]]
+    split: str
+    images: ImageSet
+    distances: np.ndarray  # (C, C), the primary semantic reference
+
+
+def open_rows(results: str | Path, profile: str, train_set: str, baseline: str) -> Rows:
+    """The rows of a profile and training set, with the images that their records are judged on.
+
+    Raises:
+        ValueError: for a baseline without a stored encoder, or images that are not at hand.
+    """
+    records = groups(read_records(results)).get((profile, train_set), [])
+    stored = encoders_of(records)
+    if baseline not in stored:
+        among = ", ".join(stored) or "none"
+        raise ValueError(f"no stored encoder of {baseline!r} in {profile} / {train_set}: choose one of {among}")
+    split = records[0]["evaluated_on"]
+    images = load_images(train_set, split)
+    return Rows(stored, split, images, next(iter(references(train_set, images.class_names).values())))
 
 
 def versus(
@@ -123,14 +150,11 @@ def main(
     """
     if threads:
         torch.set_num_threads(threads)
-    records = groups(read_records(results)).get((profile, train_set), [])
-    split = "val" if records and records[0]["evaluated_on"] == "val" else "test"
     try:
-        images = load_images(train_set, split)
-        distances = next(iter(references(family(train_set), images.class_names).values()))
-        rows = versus(encoders_of(records), images, distances, baseline, bootstrap)
+        stored, split, images, distances = open_rows(results, profile, train_set, baseline)
     except ValueError as error:
         raise SystemExit(f"sagkit.versus: {error}") from None
+    rows = versus(stored, images, distances, baseline, bootstrap)
     about = {"profile": profile, "data": train_set, "evaluated_on": split, "baseline": baseline, "bootstrap": bootstrap}
     record = {"command": command_line("sagkit.versus"), **about, **provenance(), "rows": rows}
     write_record(Path(results) / f"versus/{profile}.json", record)

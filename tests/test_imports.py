@@ -72,8 +72,8 @@ MAY_IMPORT = {
     "tune": {"config", "record", "regret", "search"},
     "train": {"build", "config", "data", "doctor", "evaluate", "model", "record", "resume", "subsets", "timing"}
     | {"trainer", "vectors"},
-    "versus": {"data", "evaluate", "markdown", "metrics", "model", "record", "subsets"},
-    "sharpen": {"data", "evaluate", "imageset", "markdown", "metrics", "model", "record", "subsets", "versus"},
+    "versus": {"data", "evaluate", "imageset", "markdown", "metrics", "model", "record"},
+    "sharpen": {"data", "imageset", "markdown", "metrics", "model", "record", "versus"},
     "ledger": {"config", "data", "imageset", "train"},
     "entry": {"checkpoint", "config", "record", "resume", "train"},
     "confirm": {"config", "data", "markdown", "record", "search", "train", "tune"},
