@@ -4,7 +4,7 @@
     python -m sagkit.entry --profile gpu-search           likewise, figures/results/entry-gpu-search.json
 
 The rule stands before the search [K]: of the walks (controls are no candidates), the largest Spearman over image pairs
-among settings that lose at most one point of kNN against VICReg of the same seed.
+among settings that lose at most one point of kNN against VICReg of the same seed, trained alike but for the pairing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from sagkit.checkpoint import write_text
 from sagkit.config import Config, configure
 from sagkit.record import command_line, groups, provenance, read_records
-from sagkit.resume import FREE_FIELDS
+from sagkit.resume import FREE_FIELDS, LATER_FIELDS
 from sagkit.train import spelled
 
 MOST_LOST = 0.01  # of kNN, one point
@@ -36,7 +36,7 @@ def choose(records: list[dict]) -> tuple[dict, dict]:
     plain = {r["seed"]: r for r in records if (r["method"], r["variant"]) == ("vicreg", "default")}
     if not plain:
         raise ValueError("no VICReg among the records of the search: train it first, with the same seed")
-    walks = [r for r in _walks(records) if r["seed"] in plain]
+    walks = _walks(records, plain)
     allowed = [r for r in walks if r["metrics"]["knn"] >= plain[r["seed"]]["metrics"]["knn"] - MOST_LOST]
     if not allowed:
         raise ValueError(f"none of {len(walks)} walks loses at most {MOST_LOST:.0%} of kNN: search elsewhere")
@@ -57,7 +57,7 @@ def entry_of(records: list[dict]) -> dict:
     fields = fields_of(best)
     return {
         "rule": RULE,
-        "trials": len(_walks(records)),
+        "trials": len(_walks(records, {plain["seed"]: plain})),
         "chosen": best["variant"],
         "method": best["method"],
         "fields": fields,
@@ -86,9 +86,16 @@ def main(results: str = "figures/results", profile: str = "search", data: str = 
     print(f"{entry['chosen']}, of {entry['trials']} trials: {settings}")
 
 
-def _walks(records: list[dict]) -> list[dict]:
-    """Records of walks, no controls."""
-    return [r for r in records if r["method"] == "sag-vicreg" and r["config"]["pairs"] == "walk"]
+def _walks(records: list[dict], plain: dict[int, dict]) -> list[dict]:
+    """Records of walks, no controls, that differ from VICReg of the same seed in their pairing alone."""
+    walks = [r for r in records if r["method"] == "sag-vicreg" and r["config"]["pairs"] == "walk"]
+    return [r for r in walks if r["seed"] in plain and _recipe(r) == _recipe(plain[r["seed"]])]
+
+
+def _recipe(record: dict) -> dict:
+    """What a run with walks shares with VICReg: all of its setting but the pairing, and what changes nothing."""
+    of_pairing = FREE_FIELDS | LATER_FIELDS | {"precision", "devices"}
+    return {name: value for name, value in (Config().to_dict() | record["config"]).items() if name not in of_pairing}
 
 
 def _shown(record: dict) -> dict[str, float]:

@@ -24,7 +24,9 @@ def test_the_largest_spearman_wins_unless_it_costs_too_much_knn_or_is_a_control(
     costly = record("c", spearman=0.2, knn=0.289)
     oracle = record("d", spearman=0.3, pairs="oracle")
     other = record("e", spearman=0.4, seed=1)  # VICReg of this seed is not there
-    assert choose([good, costly, plain, oracle, better, other]) == (better, plain)
+    longer = record("f", spearman=0.5, epochs=99)  # what it gains need not be the pairing's
+    assert choose([good, costly, plain, oracle, better, other, longer]) == (better, plain)
+    assert entry_of([good, costly, plain, oracle, better, other, longer])["trials"] == 3
 
 
 @pytest.mark.parametrize(
