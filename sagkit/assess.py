@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from sagkit import plots
 from sagkit.assessment import Assessment, scene_of, table, tradeoff
 from sagkit.data import load_bank, load_images, validation_split
-from sagkit.evaluate import coarse_of, judged, label_free, local, references, retrieval, structure_and_tree
+from sagkit.evaluate import arrangement, coarse_of, judged, label_free, local, references
 from sagkit.floors import projections, random_networks, with_floor
 from sagkit.metrics.labelfree import structure_score
 from sagkit.model import extract_features
@@ -118,8 +118,7 @@ def _of_features(name, x, given, data, probe, resamplings, root, seed) -> Assess
         bank, asked = (matrix(given["bank"], "bank"), torch.as_tensor(given["bank_labels"]).long()), (x, y)
     # Severity of mistakes is judged by the reference of `data` and from a bank of its own, not from half the rows.
     apart = bank if given["bank"] is not None and given["distances"] is None else ()
-    figures = local(*bank, *asked, coarse, probe) | retrieval(x, y, coarse)
-    figures |= structure_and_tree(x, y, known, coarse, resamplings, *apart)
+    figures = local(*bank, *asked, coarse, probe) | arrangement(x, y, known, coarse, resamplings, *apart)
     figures |= _second_view(x, given["changed"], resamplings, seed)
     scores = projections(queries, x.shape[1], primary) if queries is not None else []
     figures, said = with_floor(figures, scores, "random projections")

@@ -20,6 +20,7 @@ from sagkit.resume import FREE_FIELDS, LATER_FIELDS
 from sagkit.train import spelled
 
 MOST_LOST = 0.01  # of kNN, one point
+NO_SETTING = FREE_FIELDS | {"precision", "devices"}  # fields that do not change what is learned
 RULE = "largest Spearman over image pairs among walks that lose at most one point of kNN against VICReg, by seed"
 SHOWN = ("spearman_pairs", "kendall_pairs", "spearman_centroid", "knn", "superclass_knn", "label_free")
 
@@ -47,7 +48,7 @@ def choose(records: list[dict]) -> tuple[dict, dict]:
 def fields_of(record: dict) -> dict:
     """What a record's setting says beyond its profile and method, without what changes nothing or names the run."""
     preset, now = configure(record["method"], record["profile"]).to_dict(), Config().to_dict() | record["config"]
-    named = FREE_FIELDS | {"variant", "seed", "precision", "devices", "data"}
+    named = NO_SETTING | {"variant", "seed", "data"}
     return {name: now[name] for name in preset if name not in named and now[name] != preset[name]}
 
 
@@ -94,8 +95,8 @@ def _walks(records: list[dict], plain: dict[int, dict]) -> list[dict]:
 
 def _recipe(record: dict) -> dict:
     """What a run with walks shares with VICReg: all of its setting but the pairing, and what changes nothing."""
-    of_pairing = FREE_FIELDS | LATER_FIELDS | {"precision", "devices"}
-    return {name: value for name, value in (Config().to_dict() | record["config"]).items() if name not in of_pairing}
+    setting = Config().to_dict() | record["config"]
+    return {name: value for name, value in setting.items() if name not in NO_SETTING | LATER_FIELDS}
 
 
 def _shown(record: dict) -> dict[str, float]:

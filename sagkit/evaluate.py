@@ -20,7 +20,7 @@ from sagkit.metrics.local import knn_accuracy, linear_probe
 from sagkit.metrics.semantic import rank_correlation
 from sagkit.metrics.tree import hierarchy_figures
 from sagkit.model import extract_features
-from sagkit.retrieve import precision_at
+from sagkit.retrieve import Index, share_alike
 from sagkit.subsets import family, left_out
 from sagkit.vectors import Examples, VectorSet
 
@@ -106,8 +106,9 @@ def retrieval(features: Tensor, labels: Tensor, coarse: Tensor | None, k: int = 
     k = min(k, len(features) - 1)
     if k < 1:
         return {}
-    figures = {"retrieval": precision_at(features, labels, k)}
-    return figures if coarse is None else figures | {"superclass_retrieval": precision_at(features, coarse[labels], k)}
+    alike = Index(features).similar(k)[1]
+    figures = {"retrieval": share_alike(alike, labels)}
+    return figures if coarse is None else figures | {"superclass_retrieval": share_alike(alike, coarse[labels])}
 
 
 def evaluate(
@@ -171,11 +172,11 @@ def labelled(
 ) -> dict[str, float]:
     """Every figure that needs labels, of features from anywhere: local accuracy, structure, and the tree of classes."""
     coarse, distances = coarse_of(data, class_names), references(data, class_names)
-    figures = local(bank, bank_labels, features, labels, coarse, probe) | retrieval(features, labels, coarse)
-    return figures | structure_and_tree(features, labels, distances, coarse, resamplings, bank, bank_labels)
+    figures = local(bank, bank_labels, features, labels, coarse, probe)
+    return figures | arrangement(features, labels, distances, coarse, resamplings, bank, bank_labels)
 
 
-def structure_and_tree(
+def arrangement(
     features: Tensor,
     labels: Tensor,
     distances: dict[str, np.ndarray],
@@ -184,11 +185,12 @@ def structure_and_tree(
     bank: Tensor | None = None,
     bank_labels: Tensor | None = None,
 ) -> dict[str, float]:
-    """`structure`, and "tree_..." of the classes' dendrogram against the primary reference, from three classes on.
+    """How images lie among each other: `retrieval`, `structure`, and "tree_..." of the classes' dendrogram against the
+    primary reference, from three classes on.
 
     Mistakes have a severity only where a bank's labels can be used.
     """
-    figures = structure(features, labels, distances, resamplings)
+    figures = retrieval(features, labels, coarse) | structure(features, labels, distances, resamplings)
     if distances and labels.unique().numel() > 2:
         primary = next(iter(distances.values()))
         superclass = None if coarse is None else coarse.numpy()

@@ -9,6 +9,7 @@ needs neither a download nor a training; figures about CIFAR-100 are read from t
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -20,8 +21,7 @@ from sagkit.data import load_images
 from sagkit.graph import similarity_graph
 from sagkit.hierarchy import tree_distances
 from sagkit.markdown import Summary
-from sagkit.record import groups, read_records
-from sagkit.report import pairs_by_seed
+from sagkit.record import groups, pairs_by_seed, read_records
 from sagkit.walk import path_weight, random_walk
 
 
@@ -79,7 +79,7 @@ def gain_and_price(records: list[dict], baseline: str = "vicreg") -> plots.Pictu
 
     Args:
         records: of one profile and training set; means over seeds, with 95 % intervals from three seeds on.
-        baseline: a method; see `report.pairs_by_seed`.
+        baseline: a method; see `record.pairs_by_seed`.
     """
     points = {baseline: {"x": 0.0, "y": 0.0}}
     for name, pairs in pairs_by_seed(records, baseline).items():
@@ -89,7 +89,7 @@ def gain_and_price(records: list[dict], baseline: str = "vicreg") -> plots.Pictu
             point[axis] = over.mean
             if over.interval:
                 point[f"{axis}_low"], point[f"{axis}_high"] = over.interval
-        points[name.removeprefix("sag-vicreg (").removesuffix(")") if "sag-vicreg (" in name else name] = point
+        points[re.sub(r"^sag-vicreg \((.*)\)$", r"\1", name)] = point
     axes = {"xlabel": f"kNN, points above {baseline}", "ylabel": f"Spearman over image pairs, above {baseline}"}
     return plots.tradeoff(points, **axes) if len(points) > 1 else None
 

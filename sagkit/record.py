@@ -100,6 +100,20 @@ def rows_of(records: list[dict]) -> dict[str, list[dict]]:
     return dict(sorted(rows.items(), key=lambda item: (item[1][0]["config"]["epochs"] > 0, item[0])))
 
 
+def pairs_by_seed(records: list[dict], baseline: str = "vicreg") -> dict[str, list[tuple[dict, dict]]]:
+    """By trained row, in order of name and seed: a run's figures and those of the baseline's run of the same seed.
+
+    A seed fixes weights, image order and views alike. The baseline is a method; its runs without a variant count.
+    """
+    plain = {r["seed"]: r for r in records if (r["method"], r["variant"]) == (baseline, "default")}
+    found = defaultdict(list)
+    for record in sorted(records, key=lambda r: (row_name(r), r["seed"])):
+        other = plain.get(record["seed"])
+        if record["config"]["epochs"] > 0 and other is not None and record is not other:
+            found[row_name(record)].append((record["metrics"], other["metrics"]))
+    return dict(found)
+
+
 def row_name(record: dict) -> str:
     """The row of a table that a record belongs to: its method, and its variant if it has one."""
     return record["method"] if record["variant"] == "default" else f"{record['method']} ({record['variant']})"

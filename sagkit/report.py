@@ -12,7 +12,6 @@ Intervals are Student's t over seeds at 95 %, given from three seeds on; they sp
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from sagkit.checkpoint import write_text
 from sagkit.config import Config
 from sagkit.cost import costs, extrapolated
 from sagkit.markdown import Summary, fill_marked, to_markdown
-from sagkit.record import groups, provenance, read_records, row_name, rows_of, stored_encoder, write_record
+from sagkit.record import groups, pairs_by_seed, provenance, read_records, rows_of, stored_encoder, write_record
 from sagkit.speed import bench_table, read_bench
 from sagkit.train import command_of
 
@@ -67,20 +66,6 @@ def table(records: list[dict], columns: dict[str, str] = COLUMNS) -> pd.DataFram
             cells[title] = Summary.over(values).show(key in PERCENT) if len(values) == len(runs) else "not measured"
         shown[name] = cells
     return pd.DataFrame.from_dict(shown, orient="index").rename_axis("method")
-
-
-def pairs_by_seed(records: list[dict], baseline: str = "vicreg") -> dict[str, list[tuple[dict, dict]]]:
-    """By trained row, in order of name and seed: a run's figures and those of the baseline's run of the same seed.
-
-    A seed fixes weights, image order and views alike. The baseline is a method; its runs without a variant count.
-    """
-    plain = {r["seed"]: r for r in records if (r["method"], r["variant"]) == (baseline, "default")}
-    found = defaultdict(list)
-    for record in sorted(records, key=lambda r: (row_name(r), r["seed"])):
-        other = plain.get(record["seed"])
-        if record["config"]["epochs"] > 0 and other is not None and record is not other:
-            found[row_name(record)].append((record["metrics"], other["metrics"]))
-    return dict(found)
 
 
 def differences(records: list[dict], baseline: str = "vicreg", columns: dict[str, str] = COLUMNS) -> pd.DataFrame:

@@ -168,8 +168,12 @@ def near_duplicates(images: Tensor, least: float = 0.98) -> list[list[int]]:
 
 def precision_at(features: Float[Tensor, "N F"], labels: Int[Tensor, " N"], k: int = 10) -> float:
     """Mean share of an item's k most similar others that have its label."""
-    rows = Index(features).similar(k)[1]
-    return float((labels[rows] == labels[:, None]).float().mean())
+    return share_alike(Index(features).similar(k)[1], labels)
+
+
+def share_alike(neighbors: Int[Tensor, "N K"], labels: Int[Tensor, " N"]) -> float:
+    """Mean share of each item's neighbours that have its label."""
+    return float((labels[neighbors] == labels[:, None]).float().mean())
 
 
 def write_neighbors(path: Path, names: Sequence[str], similarity: Tensor, neighbors: Tensor) -> None:

@@ -152,9 +152,9 @@ def main(
         torch.set_num_threads(threads)
     try:
         stored, split, images, distances = open_rows(results, profile, train_set, baseline)
+        rows = versus(stored, images, distances, baseline, bootstrap)
     except ValueError as error:
         raise SystemExit(f"sagkit.versus: {error}") from None
-    rows = versus(stored, images, distances, baseline, bootstrap)
     about = {"profile": profile, "data": train_set, "evaluated_on": split, "baseline": baseline, "bootstrap": bootstrap}
     record = {"command": command_line("sagkit.versus"), **about, **provenance(), "rows": rows}
     write_record(Path(results) / f"versus/{profile}.json", record)

@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "views": {"graph", "hierarchy", "loss", "plots", "purity", "walk"},
     "gallery": {"plots", "retrieve"},
     "widgets": {"gallery", "graph", "views"},
-    "figures": {"augment", "data", "graph", "hierarchy", "markdown", "plots", "record", "report", "views", "walk"},
+    "figures": {"augment", "data", "graph", "hierarchy", "markdown", "plots", "record", "views", "walk"},
     "purity": {"augment", "data", "graph", "hierarchy", "markdown", "model", "record", "walk"},
     "line": {"anomaly", "data", "hierarchy", "markdown", "model", "record", "retrieve"},
     "report": {"assessment", "line", "checkpoint", "config", "cost", "data", "evaluate", "markdown", "purity", "record"}
