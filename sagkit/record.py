@@ -15,7 +15,9 @@ import shlex
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
+from operator import itemgetter
 from pathlib import Path
 
 import torch
@@ -103,15 +105,35 @@ def rows_of(records: list[dict]) -> dict[str, list[dict]]:
 def pairs_by_seed(records: list[dict], baseline: str = "vicreg") -> dict[str, list[tuple[dict, dict]]]:
     """By trained row, in order of name and seed: a run's figures and those of the baseline's run of the same seed.
 
-    A seed fixes weights, image order and views alike. The baseline is a method; its runs without a variant count.
+    A seed fixes weights, image order and views alike. The baseline is a method; see `matching_row` for which row of it.
     """
-    plain = {r["seed"]: r for r in records if (r["method"], r["variant"]) == (baseline, "default")}
-    found = defaultdict(list)
-    for record in sorted(records, key=lambda r: (row_name(r), r["seed"])):
-        other = plain.get(record["seed"])
-        if record["config"]["epochs"] > 0 and other is not None and record is not other:
-            found[row_name(record)].append((record["metrics"], other["metrics"]))
-    return dict(found)
+    rows, found = rows_of(trained(records)), {}
+    for name, runs in rows.items():
+        other = matching_row(name, baseline, rows)
+        theirs = {run["seed"]: run["metrics"] for run in rows.get(other, ()) if other != name}
+        ours = sorted((run for run in runs if run["seed"] in theirs), key=itemgetter("seed"))
+        if ours:
+            found[name] = [(run["metrics"], theirs[run["seed"]]) for run in ours]
+    return found
+
+
+def trained(records: list[dict]) -> list[dict]:
+    """Without those of untrained networks."""
+    return [record for record in records if record["config"]["epochs"] > 0]
+
+
+def matching_row(row: str, baseline: str, rows: Iterable[str]) -> str:
+    """The baseline's row to set a row against: of the same variant where there is one, or else the one without.
+
+    A run that is longer than usual, or has another learning rate, is compared with a baseline that is and has, too.
+
+    Args:
+        row: see `row_name`.
+        baseline: a method.
+        rows: the trained rows there are.
+    """
+    same = f"{baseline}{row.removeprefix(row.split()[0])}"
+    return same if same in rows and same != row else baseline
 
 
 def row_name(record: dict) -> str:

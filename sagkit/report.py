@@ -23,7 +23,17 @@ from sagkit.checkpoint import write_text
 from sagkit.config import Config
 from sagkit.cost import costs, extrapolated
 from sagkit.markdown import Summary, fill_marked, to_markdown
-from sagkit.record import groups, pairs_by_seed, provenance, read_records, rows_of, stored_encoder, write_record
+from sagkit.record import (
+    groups,
+    matching_row,
+    pairs_by_seed,
+    provenance,
+    read_records,
+    rows_of,
+    stored_encoder,
+    trained,
+    write_record,
+)
 from sagkit.speed import bench_table, read_bench
 from sagkit.train import command_of
 
@@ -70,14 +80,14 @@ def table(records: list[dict], columns: dict[str, str] = COLUMNS) -> pd.DataFram
 
 def differences(records: list[dict], baseline: str = "vicreg", columns: dict[str, str] = COLUMNS) -> pd.DataFrame:
     """Each row of the table minus the baseline, paired by seed; see `pairs_by_seed` and, for the columns, `table`."""
-    shown = {}
+    shown, rows = {}, rows_of(trained(records))
     for name, pairs in pairs_by_seed(records, baseline).items():
         cells = {"seeds": str(len(pairs))}
         for key, title in columns.items():
             known = all(key in a and key in b for a, b in pairs)
             change = [a[key] - b[key] for a, b in pairs] if known else []
             cells[title] = Summary.over(change).show(key in PERCENT, signed=True) if known else "not measured"
-        shown[f"{name} − {baseline}"] = cells
+        shown[f"{name} − {matching_row(name, baseline, rows)}"] = cells
     return pd.DataFrame.from_dict(shown, orient="index").rename_axis("difference, paired by seed")
 
 

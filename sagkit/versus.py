@@ -27,6 +27,7 @@ from sagkit.record import (
     command_line,
     groups,
     load_encoder,
+    matching_row,
     provenance,
     read_records,
     rows_of,
@@ -84,7 +85,7 @@ def versus(
         stored: encoders by row and seed, see `encoders_of`.
         images: labelled images that both are judged on.
         distances: (C, C) semantic distances.
-        baseline: the row that is subtracted.
+        baseline: the method that is subtracted; see `record.matching_row` for which of its rows.
         bootstrap: resamplings of classes.
         seed: of image pairs and resamplings.
 
@@ -100,12 +101,14 @@ def versus(
 
     rows = []
     for name, paths in stored.items():
-        both = sorted(paths.keys() & stored[baseline].keys())
-        if name == baseline or not both:
+        other = matching_row(name, baseline, stored)
+        both = sorted(paths.keys() & stored[other].keys())
+        if name == other or not both:
             continue
-        sides = [[features(of[s]) for s in both] for of in (paths, stored[baseline])]
+        sides = [[features(of[s]) for s in both] for of in (paths, stored[other])]
         found = paired_difference(*sides, images.labels, distances, bootstrap=bootstrap, seed=seed)
-        rows.append({"row": name, "seeds": both, **{k: v for k, v in found._asdict().items() if k != "seeds"}})
+        figures = {key: value for key, value in found._asdict().items() if key != "seeds"}
+        rows.append({"row": name, "baseline": other, "seeds": both, **figures})
     return rows
 
 
@@ -117,7 +120,7 @@ def table(record: dict) -> pd.DataFrame:
         for key, title in (("spearman", "Spearman pairs"), ("kendall", "Kendall pairs")):
             low, high = row[f"{key}_interval"]
             cells[title] = f"{row[key]:+.4f} [{low:+.4f}, {high:+.4f}]"
-        shown[f"{row['row']} − {record['baseline']}"] = cells
+        shown[f"{row['row']} − {row.get('baseline', record['baseline'])}"] = cells
     return pd.DataFrame.from_dict(shown, orient="index").rename_axis("difference, over seeds and classes")
 
 
@@ -144,7 +147,7 @@ def main(
         results: folder of run records; the record is written to versus/<profile>.json in it.
         profile: of the rows.
         train_set: of the rows.
-        baseline: the row that is subtracted.
+        baseline: the method that is subtracted; see `record.matching_row`.
         bootstrap: resamplings of classes.
         threads: of torch; 0 leaves its default.
     """

@@ -72,6 +72,22 @@ def test_a_difference_is_paired_by_seed_and_keeps_its_sign():
     assert rows.loc["sag-vicreg − vicreg", "kNN %"] == "-1.1 ± 0.2"  # t(0.975; 2) 0.1 / sqrt 3 = 0.248
 
 
+def test_a_row_of_a_variant_is_set_against_the_baseline_of_that_variant():
+    def longer(method, knn, seed=0):
+        return {**record(method, "long", seed=seed, knn=knn), "config": {"epochs": 9, "threads": 1}}
+
+    records = [record(knn=0.3), record("sag-vicreg", knn=0.31), record("dino", "wide", knn=0.1)]
+    records += [longer("vicreg", 0.4), longer("sag-vicreg", 0.45), longer("sag-vicreg", 0.9, seed=7)]
+    records += [{**record("vicreg", "wide", knn=0.2), "config": {"epochs": 0}}]  # untrained: no baseline
+    rows = differences(records)
+    assert dict(rows["kNN %"]) == {
+        "dino (wide) − vicreg": "-20.0",
+        "sag-vicreg − vicreg": "+1.0",
+        "sag-vicreg (long) − vicreg (long)": "+5.0",
+        "vicreg (long) − vicreg": "+10.0",
+    }
+
+
 def test_runs_of_different_settings_are_not_averaged_into_one_row():
     longer = record(seed=1)
     longer["config"] = {"epochs": 9, "threads": 2}

@@ -52,6 +52,18 @@ def test_a_row_beside_its_copy_differs_by_nothing(house):
     assert np.allclose(row["spearman_interval"], 0)
 
 
+def test_a_row_of_a_variant_is_set_against_the_baseline_of_that_variant(house):
+    results, test, distances = house
+    stored = encoders_of(read_records(results))
+    both = {f"{name} (long)": paths for name, paths in stored.items()}
+    rows = versus({**both, "vicreg": stored["vicreg"]}, test, distances, bootstrap=20)
+    assert [(row["row"], row["baseline"]) for row in rows] == [
+        ("sag-vicreg (long)", "vicreg (long)"),
+        ("vicreg (long)", "vicreg"),
+    ]
+    assert rows[0]["spearman"] != 0 == rows[1]["spearman"]
+
+
 def test_a_baseline_without_encoders_is_refused(house):
     _, test, distances = house
     with pytest.raises(ValueError, match="no stored encoder of 'dino': choose one of none"):
