@@ -24,7 +24,7 @@ from sagkit.markdown import Summary, origin, to_markdown
 from sagkit.metrics.local import knn_accuracy
 from sagkit.metrics.semantic import rank_correlation
 from sagkit.model import extract_features
-from sagkit.record import command_line, load_encoder, provenance, write_record
+from sagkit.record import command_line, load_encoder, matching_row, provenance, write_record
 from sagkit.versus import open_rows
 
 POWERS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
@@ -79,18 +79,19 @@ def figures(encoder, bank: ImageSet, queries: ImageSet, distances, powers) -> li
 
 
 def table(record: dict) -> pd.DataFrame:
-    """One line per power: the baseline's figures, and each other row minus it, paired by seed."""
+    """One line per power: the baseline's figures, and each other row minus its baseline's, paired by seed."""
     shown, titles = {}, (("spearman_pairs", "Spearman pairs", False), ("knn", "kNN %", True))
-    plain = record["rows"][record["baseline"]]
+    rows, baseline = record["rows"], record["baseline"]
     for i, power in enumerate(record["powers"]):
         cells = {}
         for key, title, percent in titles:
-            of = {seed: found[i][key] for seed, found in plain.items()}
-            cells[f"{record['baseline']}, {title}"] = Summary.over(list(of.values())).show(percent)
-            for name, runs in record["rows"].items():
-                change = [found[i][key] - of[seed] for seed, found in runs.items() if seed in of]
-                if name != record["baseline"]:
-                    cells[f"{name} − {record['baseline']}, {title}"] = Summary.over(change).show(percent, signed=True)
+            over = Summary.over([found[i][key] for found in rows[baseline].values()])
+            cells[f"{baseline}, {title}"] = over.show(percent)
+            for name, runs in rows.items():
+                other = matching_row(name, baseline, rows)
+                change = [runs[seed][i][key] - found[i][key] for seed, found in rows[other].items() if seed in runs]
+                if name != other and change:
+                    cells[f"{name} − {other}, {title}"] = Summary.over(change).show(percent, signed=True)
         shown[f"{power:g}" + (", as trained" if power == 1 else "")] = cells
     return pd.DataFrame.from_dict(shown, orient="index").rename_axis("power")
 
@@ -118,7 +119,7 @@ def main(
         results: folder of run records; the record is written to sharpen/<profile>.json in it.
         profile: of the rows.
         train_set: of the rows.
-        baseline: the row that others are compared with.
+        baseline: the method that others are compared with; see `record.matching_row`.
         threads: of torch; 0 leaves its default.
     """
     if threads:
