@@ -59,8 +59,8 @@ def entry_of(records: list[dict]) -> dict:
     return {
         "rule": RULE,
         "trials": len(_walks(records, {plain["seed"]: plain})),
-        "chosen": best["variant"],
         "method": best["method"],
+        "variant": best["variant"],
         "fields": fields,
         "flags": shlex.join(spelled(fields)),
         "validation": {"entry": _shown(best), "vicreg": _shown(plain)},
@@ -83,8 +83,8 @@ def main(results: str = "figures/results", profile: str = "search", data: str = 
         raise SystemExit(f"sagkit.entry: {error}") from None
     name = "entry" if profile == "search" else f"entry-{profile}"
     write_text(Path(results) / f"{name}.json", json.dumps(entry, indent=1) + "\n")
-    settings = f"--method {entry['method']} --variant entry {entry['flags']}"
-    print(f"{entry['chosen']}, of {entry['trials']} trials: {settings}")
+    settings = f"--method {entry['method']} --variant {entry['variant']} {entry['flags']}"
+    print(f"{entry['variant']}, of {entry['trials']} trials: {settings}")
 
 
 def _walks(records: list[dict], plain: dict[int, dict]) -> list[dict]:

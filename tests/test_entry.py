@@ -57,5 +57,5 @@ def test_the_command_stores_the_entry(tmp_path, capsys):
     for made in (record(method="vicreg"), record("walk-a", spearman=0.2, mutual=True)):
         write_record(record_path(tmp_path, "search", "cifar100", made["method"], made["variant"], 0), made)
     main(str(tmp_path))
-    assert json.loads((tmp_path / "entry.json").read_text())["chosen"] == "walk-a"
-    assert "walk-a, of 1 trials: --method sag-vicreg --variant entry --mutual" in capsys.readouterr().out
+    assert json.loads((tmp_path / "entry.json").read_text())["variant"] == "walk-a"
+    assert "walk-a, of 1 trials: --method sag-vicreg --variant walk-a --mutual" in capsys.readouterr().out
