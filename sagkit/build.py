@@ -172,11 +172,11 @@ def build_method(config: Config, encoder: nn.Module, gather=only_process, groups
     ramp = Ramp(config.alpha, config.walk_start * config.epochs, config.walk_warmup * config.epochs)
     graph = {name: getattr(config, name) for name in GRAPH_FIELDS}
     if config.scope == "dataset":
-        pairing = make_pairing(config.pairs, True, groups, **graph)
+        pairing = make_pairing(config.pairs, True, groups, config.matched, **graph)
         kind = DatasetSAGBarlowTwins if config.method == "barlow-twins" else DatasetSAGVICReg
         return kind(encoder, projector, pairing=pairing, ramp=ramp, rebuild=config.graph_epochs, **terms)
     graph |= {name: getattr(config, name) for name in ("walks", "every", "seed", "unique")}
-    pairing = make_pairing(config.pairs, False, groups, **graph)
+    pairing = make_pairing(config.pairs, False, groups, config.matched, **graph)
     queue = Queue(config.queue_batches) if config.scope == "queue" else None
     kind = SAGBarlowTwins if config.method == "barlow-twins" else SAGVICReg
     return kind(encoder, projector, pairing=pairing, ramp=ramp, keep=config.keep, queue=queue, **terms)

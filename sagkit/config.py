@@ -53,7 +53,8 @@ class Config:
     restart: float = 0.0  # probability per step of jumping back to the start
     unique: bool = False  # several walks of one image that meet count once
     confident: float = 1.0  # fraction of the pairs, those of largest weight, that count
-    pairs: str = "walk"  # or a control: random, nearest, unweighted, oracle; see sagkit.controls
+    pairs: str = "walk"  # or a control: random, own, nearest, unweighted, oracle; see sagkit.controls
+    matched: bool = False  # a control's weights get the mean of the walk's; scopes batch and queue
     every: int = 1  # pairs at every m-th step only; scopes batch and queue
     scope: str = "batch"  # nodes of the graph: batch, queue (and the last batches), dataset (all training images)
     queue_batches: int = 4  # under scope queue

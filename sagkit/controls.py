@@ -1,12 +1,15 @@
 """Controls without which no claim about walks stands: the same training with the walk's partner replaced.
 
     random      the walk's pairs with their weights, each positive replaced by any other image
+    own         likewise, by the anchor itself, whose two views are so pulled harder: no partner at all
     nearest     one step to the nearest neighbour: no walk (with `mutual`: where both are each other's nearest)
     unweighted  walks that take every kept edge alike, and pairs that all weigh 1
     oracle      any other image of the anchor's superclass, weight 1: an upper bound that reads labels
 
-Source: [K], METHOD.md section 3. `random` keeps the number of the walk's pairs and their weights, `oracle` the number
-alone. VICReg with sim = 25 (1 + alpha) needs no code: `--method vicreg --sim 32.5`.
+Source: [K], METHOD.md section 3. `random` and `own` keep the number of the walk's pairs and their weights, `oracle`
+the number alone. The others pull with a strength of their own unless they are `Matched`: then their weights have the
+mean of the walk's, and who is paired is all that differs. VICReg with sim = 25 (1 + alpha) from the first step on
+needs no code: `--method vicreg --sim 32.5`.
 
 Every control is a pairing, for the batch (and the queue, where partners of `random` and `oracle` are of the batch) and
 for the whole training set.
@@ -16,13 +19,14 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from sagkit.graph import Graph
 from sagkit.pairing import DatasetPairing, WalkPairing
 from sagkit.walk import Pairs
 
-PAIRS = ("walk", "random", "nearest", "unweighted", "oracle")
+PAIRS = ("walk", "random", "own", "nearest", "unweighted", "oracle")
+SMALLEST = 1e-6  # mean weight of pairs below which there is nothing to scale
 NEAREST = {"k": 1, "length": 1, "walks": 1, "restart": 0.0}  # what `nearest` fixes of a pairing
 
 
@@ -70,6 +74,17 @@ class RandomPairing(WalkPairing):
         return pairs._replace(positive=another(pairs.anchor, len(ha), _beside(self, ha.device)))
 
 
+class OwnPairing(WalkPairing):
+    """The walks' weights on the images themselves: their own two views are pulled harder, by as much in sum."""
+
+    @torch.no_grad()
+    def forward(
+        self, ha: Float[Tensor, "B F"], hb: Float[Tensor, "B F"], bank: Float[Tensor, "Q F"] | None = None
+    ) -> Pairs:
+        pairs = super().forward(ha, hb, bank)
+        return pairs._replace(positive=pairs.anchor)
+
+
 class UnweightedPairing(WalkPairing):
     """Walks on the graph without its weights."""
 
@@ -101,6 +116,30 @@ class OraclePairing(WalkPairing):
         return Pairs(anchor, positive, (positive != anchor).float())
 
 
+class Matched(nn.Module):
+    """A control that pulls as hard as the walk would: its weights are scaled to the mean of the walk's, call by call.
+
+    Scaled weights may exceed 1, where few pairs have to carry the strength of many.
+
+    Args:
+        control: the pairing whose pairs are taken.
+        walk: the pairing whose strength is.
+    """
+
+    def __init__(self, control: WalkPairing, walk: WalkPairing):
+        super().__init__()
+        self.control, self.walk = control, walk
+
+    @torch.no_grad()
+    def forward(
+        self, ha: Float[Tensor, "B F"], hb: Float[Tensor, "B F"], bank: Float[Tensor, "Q F"] | None = None
+    ) -> Pairs:
+        pairs, wanted = self.control(ha, hb, bank), self.walk(ha, hb, bank).weight
+        if not len(pairs.weight):
+            return pairs
+        return pairs._replace(weight=pairs.weight * (wanted.mean() / pairs.weight.mean().clamp(min=SMALLEST)))
+
+
 class RandomDatasetPairing(DatasetPairing):
     """Replaces second views as often as walks do, by any other image."""
 
@@ -112,6 +151,13 @@ class RandomDatasetPairing(DatasetPairing):
         if self.graph is None:
             return found
         return torch.where(found == index, index, another(index, len(self.graph), generator))
+
+
+class OwnDatasetPairing(DatasetPairing):
+    """Replaces no view, so that this is the method without walks; it builds no graph."""
+
+    def rebuild(self, features: Float[Tensor, "N F"]) -> None:
+        """Nothing to build."""
 
 
 class UnweightedDatasetPairing(DatasetPairing):
@@ -144,34 +190,39 @@ class OracleDatasetPairing(DatasetPairing):
         return torch.where(u < alpha, another_of_group(index, self.known, generator), index)
 
 
-BATCH = {"walk": WalkPairing, "random": RandomPairing, "nearest": WalkPairing}
+BATCH = {"walk": WalkPairing, "random": RandomPairing, "own": OwnPairing, "nearest": WalkPairing}
 BATCH |= {"unweighted": UnweightedPairing, "oracle": OraclePairing}
-DATASET = {"walk": DatasetPairing, "random": RandomDatasetPairing, "nearest": DatasetPairing}
+DATASET = {"walk": DatasetPairing, "random": RandomDatasetPairing, "own": OwnDatasetPairing, "nearest": DatasetPairing}
 DATASET |= {"unweighted": UnweightedDatasetPairing, "oracle": OracleDatasetPairing}
 
 
 def make_pairing(
-    pairs: str, dataset: bool, groups: Int[Tensor, " N"] | None = None, **settings
-) -> WalkPairing | DatasetPairing:
+    pairs: str, dataset: bool, groups: Int[Tensor, " N"] | None = None, matched: bool = False, **settings
+) -> WalkPairing | DatasetPairing | Matched:
     """The pairing of a name.
 
     Args:
         pairs: one of PAIRS.
         dataset: over all training images, else in the batch.
         groups: of every training image; the oracle needs them, and the others ignore them.
+        matched: give a control the mean weight of the walk's pairs.
         **settings: what WalkPairing or DatasetPairing takes.
 
     Raises:
-        ValueError: for an unknown name, or an oracle without groups.
+        ValueError: for an unknown name, an oracle without groups, or weights to match where views are replaced.
     """
     if pairs not in PAIRS:
         raise ValueError(f"unknown pairs {pairs!r}: choose one of {', '.join(PAIRS)}")
     if pairs == "oracle" and groups is None:
         raise ValueError("pairs 'oracle' needs data whose superclasses are known: use cifar100 or shapes")
+    if matched and dataset:
+        raise ValueError("matched scales the weights of pairs, and scope dataset replaces views: use scope batch")
+    walk = WalkPairing(**settings) if matched else None
     if pairs == "nearest":
         settings |= {name: value for name, value in NEAREST.items() if name in settings}
     kind = (DATASET if dataset else BATCH)[pairs]
-    return kind(groups, **settings) if pairs == "oracle" else kind(**settings)
+    pairing = kind(groups, **settings) if pairs == "oracle" else kind(**settings)
+    return Matched(pairing, walk) if matched else pairing
 
 
 def _beside(pairing: WalkPairing, device) -> torch.Generator:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sagkit.controls import OraclePairing
+from sagkit.controls import Matched, OraclePairing
 from sagkit.loss import Loss, barlow_twins_loss, sag_vicreg_loss, vicreg_loss
 from sagkit.pairing import DatasetPairing, Queue
 from sagkit.timing import Stopwatch
@@ -178,8 +178,9 @@ class Walks(TwoViews):
         pairing.watch = self.watch  # "graph" apart from "walk"
 
     def second_images(self, index: Tensor, epoch: float, generator: torch.Generator) -> Tensor:
-        if isinstance(self.pairing, OraclePairing):  # the one pairing that has to know which images it sees
-            self.pairing.groups = self.gather(self.pairing.known[index])
+        control = self.pairing.control if isinstance(self.pairing, Matched) else self.pairing
+        if isinstance(control, OraclePairing):  # the one pairing that has to know which images it sees
+            control.groups = self.gather(control.known[index])
         return index
 
     def objective(self, ha: Tensor, hb: Tensor, za: Tensor, zb: Tensor, epoch: float) -> Loss:

@@ -18,9 +18,9 @@ from sagkit.trainer import Clock, Trainer
 FREE_FIELDS = {"threads", "results", "runs", "data_root", "readout_every", "snapshots", "probe"}
 FREE_FIELDS |= {"accelerator", "resamplings", "keep_at", "trunk"}
 # Fields that change nothing before the ramp begins, and so may differ between a trunk and its branches.
-LATER_FIELDS = {"method", "variant", "alpha", "keep", "walk_start", "walk_warmup", "pairs", "every", "scope"}
+LATER_FIELDS = {"method", "variant", "alpha", "keep", "walk_start", "walk_warmup", "pairs", "matched"}
 LATER_FIELDS |= {"k", "length", "walks", "temperature", "kernel", "mutual", "restart", "unique", "confident"}
-LATER_FIELDS |= {"queue_batches", "graph_epochs"}
+LATER_FIELDS |= {"every", "scope", "queue_batches", "graph_epochs"}
 SHARED = ("vicreg", "sag-vicreg")  # methods that are one before the ramp
 
 

@@ -9,6 +9,7 @@ from tiny import tiny
 from sagkit.controls import PAIRS, another, another_of_group, make_pairing, unweighted
 from sagkit.data import ImageSet, shapes
 from sagkit.graph import similarity_graph
+from sagkit.loss import walk_term
 from sagkit.train import fit
 from sagkit.trainer import Trainer
 
@@ -74,6 +75,49 @@ def test_random_pairs_are_as_many_and_as_strong_as_the_walks_and_end_anywhere_el
     again = make_pairing("random", False, **settings)
     assert torch.equal(again(ha, hb).positive, make_pairing("random", False, **settings)(ha, hb).positive)
     assert not torch.equal(again(ha, hb).positive, again(ha, hb).positive)
+
+
+def test_own_pairs_are_as_many_and_as_strong_as_the_walks_and_pull_an_images_own_views():
+    ha, hb = views()
+    settings = {"k": 3, "length": 2, "walks": 4, "seed": 5}
+    walked, own = (make_pairing(name, False, **settings)(ha, hb) for name in ("walk", "own"))
+    assert torch.equal(walked.anchor, own.anchor)
+    assert torch.equal(walked.weight, own.weight)
+    each = ((ha - hb) ** 2).mean(dim=1)
+    expected = sum(w * each[i] for i, w in zip(walked.anchor, walked.weight, strict=True)) / 48
+    torch.testing.assert_close(walk_term(ha, hb, own), expected)
+    dataset, index = make_pairing("own", True, k=3), torch.arange(12)
+    dataset.rebuild((ha + hb) / 2)
+    assert torch.equal(dataset.partners(index, 1.0), index)
+
+
+@pytest.mark.parametrize("pairs", ["nearest", "unweighted", "oracle"])
+def test_a_matched_control_keeps_its_pairs_and_has_the_mean_weight_of_the_walks(pairs):
+    settings = {"k": 3, "length": 2, "seed": 5, "every": 2}
+    walk, control = make_pairing("walk", False, **settings), make_pairing(pairs, False, GROUPS, **settings)
+    matched = make_pairing(pairs, False, GROUPS, matched=True, **settings)
+    if pairs == "oracle":
+        control.groups = matched.control.groups = GROUPS
+    for call in range(6):
+        ha, hb = views(seed=call)
+        walked, plain, found = walk(ha, hb), control(ha, hb), matched(ha, hb)
+        assert torch.equal(plain.anchor, found.anchor)
+        assert torch.equal(plain.positive, found.positive)
+        if call % 2:
+            assert len(found.weight) == 0
+            continue
+        torch.testing.assert_close(found.weight.mean(), walked.weight.mean())
+        assert not torch.allclose(plain.weight.mean(), walked.weight.mean())
+        torch.testing.assert_close(found.weight / found.weight.max(), plain.weight / plain.weight.max())
+
+
+def test_pairs_without_weight_stay_so_and_replaced_views_have_none_to_match():
+    ha, hb = views()
+    alone = make_pairing("oracle", False, torch.arange(12), matched=True, k=3)
+    alone.control.groups = torch.arange(12)
+    assert torch.equal(alone(ha, hb).weight, torch.zeros(12))
+    with pytest.raises(ValueError, match="matched scales the weights of pairs"):
+        make_pairing("random", True, matched=True, k=3)
 
 
 def test_nearest_is_one_step_to_the_nearest_neighbour_and_mutual_where_both_agree():
