@@ -105,7 +105,7 @@ def rows_of(records: list[dict]) -> dict[str, list[dict]]:
 def pairs_by_seed(records: list[dict], baseline: str = "vicreg") -> dict[str, list[tuple[dict, dict]]]:
     """By trained row, in order of name and seed: a run's figures and those of the baseline's run of the same seed.
 
-    A seed fixes weights, image order and views alike. The baseline is a method; see `matching_row` for which row of it.
+    A seed fixes weights, image order and views alike. The baseline is a method, see `matching_row`, or any one row.
     """
     rows, found = rows_of(trained(records)), {}
     for name, runs in rows.items():
@@ -129,7 +129,7 @@ def matching_row(row: str, baseline: str, rows: Iterable[str]) -> str:
 
     Args:
         row: see `row_name`.
-        baseline: a method.
+        baseline: a method; or a row with a variant, which then stands against all.
         rows: the trained rows there are.
     """
     same = f"{baseline}{row.removeprefix(row.split()[0])}"
