@@ -95,9 +95,11 @@ def gain_and_price(records: list[dict], baseline: str = "vicreg") -> plots.Pictu
 
 
 def controls_picture(results: Path) -> plots.Picture | None:
-    """Walks and their controls on CIFAR-100, from the committed records; None where there are none."""
-    records = groups(read_records(results)).get(("gpu-minute", "cifar100"), [])
-    return gain_and_price([r for r in records if r["method"] in ("vicreg", "sag-vicreg")])
+    """The entry on CIFAR-100 and its controls, from the committed records; None where there are none."""
+    records, entry = groups(read_records(results)).get(("tuned", "cifar100"), []), results / "entry.json"
+    shown = {"default"} | ({json.loads(entry.read_text())["variant"]} if entry.exists() else set())
+    shown |= {record["variant"] for record in records if record["config"].get("pairs", "walk") != "walk"}
+    return gain_and_price([r for r in records if r["variant"] in shown and r["method"] in ("vicreg", "sag-vicreg")])
 
 
 def main(out: Path = Path("figures/talk"), results: Path = Path("figures/results")) -> None:

@@ -118,7 +118,7 @@ def render(profile: str, train_set: str, records: list[dict]) -> str:
 
 
 def render_paired(profile: str, train_set: str, baseline: str, records: list[dict]) -> str:
-    """Every trained row minus that of a method, as Markdown."""
+    """Every trained row minus that of a method, or minus one row, as Markdown."""
     chosen = _records_of(profile, train_set, records)
     return f"{to_markdown(differences(chosen, baseline))}\n\n{caption(chosen)}"
 
@@ -130,7 +130,7 @@ def _records_of(profile: str, train_set: str, records: list[dict]) -> list[dict]
 
 
 def fill(text: str, records: list[dict], results: str | Path) -> str:
-    """Set the tables between `<!-- table PROFILE TRAIN_SET -->`, `<!-- paired PROFILE TRAIN_SET BASELINE -->`,
+    """Set the tables between `<!-- table PROFILE TRAIN_SET -->`, `<!-- paired PROFILE TRAIN_SET ROW -->`,
     `<!-- bench NAME -->`, `<!-- STUDY NAME -->`, a study being purity, validity, assess, line (by data), versus or
     sharpen (by profile), and the closing marks, from run records and from the records of benchmarks and studies in the
     folder of results."""
@@ -142,7 +142,7 @@ def fill(text: str, records: list[dict], results: str | Path) -> str:
         return summary(json.loads(path.read_text()))
 
     text = fill_marked(text, "table", lambda profile, train_set: render(profile, train_set, records))
-    text = fill_marked(text, "paired", lambda *words: render_paired(*words, records))
+    text = fill_marked(text, "paired", lambda on, data, *row: render_paired(on, data, " ".join(row), records))
     text = fill_marked(text, "bench", lambda name: bench_table(name, read_bench(results)))
     studies = {
         "purity": purity,
