@@ -214,6 +214,16 @@ def test_every_control_trains_in_both_scopes_and_only_the_oracle_reads_labels(tm
         assert not torch.equal(own, trained("walk", train, pairs="walk"))
 
 
+def test_a_matched_oracle_trains_with_its_groups_and_at_another_strength(tmp_path):
+    train, queries = shapes(64, size=16, seed=0), ImageSet(shapes(8, size=16, seed=1).images)
+    fields = {"pairs": "oracle", "epochs": 1, "alpha": 0.9, "walk_warmup": 0.0, "readout_every": 0, "probe": False}
+    terms = [
+        fit(tiny(tmp_path / str(matched), matched=matched, **fields), train, queries, progress=False).record["log"][0]
+        for matched in (False, True)
+    ]
+    assert 0 < terms[1]["walk"] < terms[0]["walk"]  # weights of a walk's mean, where the oracle's are all 1
+
+
 def test_the_oracle_reads_superclasses_of_the_batchs_own_images(tmp_path, monkeypatch):
     train, seen = shapes(96, size=16, seed=0), []
     family = train.labels // 9  # the first component of a shape's name; nine classes each
