@@ -63,26 +63,33 @@ def unweighted(graph: Graph) -> Graph:
     return Graph(graph.neighbors, edges / edges.sum(dim=1, keepdim=True), None, graph.recall)
 
 
-class RandomPairing(WalkPairing):
+class ReplacedPairing(WalkPairing):
+    """The walks' pairs with their weights, each positive replaced by what `instead` says."""
+
+    @torch.no_grad()
+    def forward(
+        self, ha: Float[Tensor, "B F"], hb: Float[Tensor, "B F"], bank: Float[Tensor, "Q F"] | None = None
+    ) -> Pairs:
+        pairs = super().forward(ha, hb, bank)
+        return pairs._replace(positive=self.instead(pairs.anchor, len(ha)))
+
+    def instead(self, anchor: Int[Tensor, " P"], rows: int) -> Int[Tensor, " P"]:
+        """The partner of each anchor, among the rows of the batch."""
+        raise NotImplementedError
+
+
+class RandomPairing(ReplacedPairing):
     """Pairs as many and as strong as the walks', with any other image of the batch."""
 
-    @torch.no_grad()
-    def forward(
-        self, ha: Float[Tensor, "B F"], hb: Float[Tensor, "B F"], bank: Float[Tensor, "Q F"] | None = None
-    ) -> Pairs:
-        pairs = super().forward(ha, hb, bank)
-        return pairs._replace(positive=another(pairs.anchor, len(ha), _beside(self, ha.device)))
+    def instead(self, anchor: Int[Tensor, " P"], rows: int) -> Int[Tensor, " P"]:
+        return another(anchor, rows, _beside(self, anchor.device))
 
 
-class OwnPairing(WalkPairing):
+class OwnPairing(ReplacedPairing):
     """The walks' weights on the images themselves: their own two views are pulled harder, by as much in sum."""
 
-    @torch.no_grad()
-    def forward(
-        self, ha: Float[Tensor, "B F"], hb: Float[Tensor, "B F"], bank: Float[Tensor, "Q F"] | None = None
-    ) -> Pairs:
-        pairs = super().forward(ha, hb, bank)
-        return pairs._replace(positive=pairs.anchor)
+    def instead(self, anchor: Int[Tensor, " P"], rows: int) -> Int[Tensor, " P"]:
+        return anchor
 
 
 class UnweightedPairing(WalkPairing):

@@ -21,10 +21,8 @@ from sagkit.data import load_images
 from sagkit.graph import similarity_graph
 from sagkit.hierarchy import tree_distances
 from sagkit.markdown import Summary
-from sagkit.record import groups, pairs_by_seed, read_records
+from sagkit.record import groups, is_control, pairs_by_seed, read_records
 from sagkit.walk import path_weight, random_walk
-
-SIM = 25  # weight of the invariance term, VICReg authors; one control has more
 
 
 def pixel_scene(images: int = 512, seed: int = 0) -> views.Scene:
@@ -99,10 +97,9 @@ def gain_and_price(records: list[dict], baseline: str = "vicreg") -> plots.Pictu
 def controls_picture(results: Path, profile: str = "gpu-minute") -> plots.Picture | None:
     """Walks of a profile on CIFAR-100, frozen constants and entry, and their controls; None where there are none."""
     records, entry = groups(read_records(results)).get((profile, "cifar100"), []), results / "entry.json"
-    variants = {"default", *([json.loads(entry.read_text())["variant"]] if entry.exists() else [])}
-    for record in records:
-        if record["config"].get("pairs", "walk") != "walk" or record["config"]["sim"] > SIM:
-            variants.add(record["variant"])
+    variants = {"default", *(record["variant"] for record in records if is_control(record))}
+    if entry.exists():
+        variants.add(json.loads(entry.read_text())["variant"])
     return gain_and_price([r for r in records if r["method"] in ("vicreg", "sag-vicreg") and r["variant"] in variants])
 
 

@@ -25,6 +25,7 @@ import torch
 from sagkit.checkpoint import load_state, save_state, write_text
 from sagkit.model import Encoder, make_encoder
 
+SIM = 25  # weight of the invariance term, VICReg authors
 NAMED = (
     "shapes",
     "cifar10",
@@ -120,6 +121,11 @@ def pairs_by_seed(records: list[dict], baseline: str = "vicreg") -> dict[str, li
 def trained(records: list[dict]) -> list[dict]:
     """Without those of untrained networks."""
     return [record for record in records if record["config"]["epochs"] > 0]
+
+
+def is_control(record: dict) -> bool:
+    """Whether a run is a control: pairs that no walk found, or an invariance term stronger than VICReg's authors'."""
+    return record["config"].get("pairs", "walk") != "walk" or record["config"]["sim"] > SIM
 
 
 def matching_row(row: str, baseline: str, rows: Iterable[str]) -> str:

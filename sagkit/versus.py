@@ -32,6 +32,7 @@ from sagkit.record import (
     read_records,
     rows_of,
     stored_encoder,
+    trained,
     write_record,
 )
 
@@ -39,9 +40,9 @@ from sagkit.record import (
 def encoders_of(records: list[dict]) -> dict[str, dict[int, Path]]:
     """Stored encoders of trained rows, by row and seed; records are of one profile and training set."""
     found = {}
-    for name, runs in rows_of(records).items():
-        trained = sorted((run for run in runs if run["config"]["epochs"]), key=lambda run: run["seed"])
-        if kept := {run["seed"]: path for run in trained if (path := stored_encoder(run))}:
+    for name, runs in rows_of(trained(records)).items():
+        in_order = sorted(runs, key=lambda run: run["seed"])
+        if kept := {run["seed"]: path for run in in_order if (path := stored_encoder(run))}:
             found[name] = kept
     return found
 
