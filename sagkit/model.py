@@ -1,4 +1,12 @@
-"""Encoders that map images to features h, and the projector that maps h to z.
+"""Backbones of vectors and series: a multilayer perceptron, and convolutions along time.
+
+    mlp-w<width>-l<layers>       (B, F0)   -> [linear, BatchNorm, ReLU] x layers                 -> (B, width)
+    conv1d-w<width>-l<layers>    (B, C, T) -> [convolution of 5, stride 2, BatchNorm, ReLU] x layers, mean over time
+
+[K] Plain ones; each further convolution has twice the channels, so that F = width * 2 ** (layers - 1).
+
+----
+Encoders that map images to features h, and the projector that maps h to z.
 
     x in [0, 1]  (B, 3, H, W)  ->  (x - mean) / std  ->  backbone  ->  h (B, F)  ->  projector  ->  z (B, D)
 
@@ -8,6 +16,13 @@ block at a chosen width and depth, for machines without a GPU; normalisation liv
 exported encoder takes plain images and cannot be fed with another data set's statistics. The vision transformers are
 timm's in lightly's masked frame, with fixed sine-cosine position embeddings [K: DINO's authors learn them; a budget of
 a few epochs does not] that are made for 32 pixels and interpolated for any other size.
+
+----
+Published weights in an encoder of ours: the VICReg authors' checkpoints, or any of torchvision's names.
+
+    load_vicreg_weights(make_encoder("resnet50-imagenet"), torch.load("resnet50.pth"))
+
+Source: [R] names and shapes as in facebookresearch/vicreg's torch.hub checkpoints and torchvision's ResNets.
 """
 
 from __future__ import annotations
@@ -21,8 +36,35 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchvision.models import resnet
 
-from sagkit.dense import dense_backbone
+NAME = re.compile(r"(mlp|conv1d)-w([1-9]\d*)-l([1-9]\d*)")
 
+
+def dense_backbone(name: str, inputs: int) -> tuple[nn.Module, int, int]:
+    """A backbone by name, its feature width, and the axes its input has behind columns or channels (0 or 1).
+
+    Args:
+        name: see above.
+        inputs: columns of a vector, or channels of a series.
+
+    Raises:
+        ValueError: for another name.
+    """
+    found = NAME.fullmatch(name)
+    if found is None:
+        raise ValueError(f"no encoder of vectors {name!r}: use mlp-w128-l2 for (N, F), conv1d-w32-l3 for (N, C, T)")
+    width, layers = int(found[2]), int(found[3])
+    if found[1] == "mlp":
+        steps = [(nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU()) for a, b in pairwise([inputs, *[width] * layers])]
+        return nn.Sequential(*(module for step in steps for module in step)), width, 0
+    widths = [inputs, *(width * 2**i for i in range(layers))]
+    steps = [
+        (nn.Conv1d(a, b, 5, stride=2, padding=2, bias=False), nn.BatchNorm1d(b), nn.ReLU()) for a, b in pairwise(widths)
+    ]
+    pooled = nn.AdaptiveAvgPool1d(1), nn.Flatten()
+    return nn.Sequential(*(module for step in steps for module in step), *pooled), widths[-1], 1
+
+
+SAFE_CHANNELS = 8  # see SubsampledConv2d
 NARROW = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet20": (3, 3, 3)}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's, and the VICReg authors'
 FULL = {"resnet18": resnet.resnet18, "resnet50": resnet.resnet50}
@@ -80,10 +122,23 @@ class NarrowResNet(nn.Sequential):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
+class SubsampledConv2d(nn.Conv2d):
+    """A strided 1 x 1 convolution, computed as what it is: every stride-th pixel, then a plain 1 x 1 convolution.
+
+    oneDNN 3.12 (torch 2.14) writes past its buffer in the backward pass of the strided kernel when there are fewer than
+    SAFE_CHANNELS input channels in channels_last order on a processor without AVX-512, and takes the process with it.
+    """
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
+        rows, columns = self.stride
+        return nn.functional.conv2d(x[..., ::rows, ::columns], self.weight, self.bias)
+
+
 def _basic_block(channels: int, out: int, stride: int) -> nn.Module:
     shortcut = None
     if stride != 1 or channels != out:
-        shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+        conv = nn.Conv2d if channels >= SAFE_CHANNELS else SubsampledConv2d
+        shortcut = nn.Sequential(conv(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
     return resnet.BasicBlock(channels, out, stride, shortcut)
 
 
@@ -229,3 +284,40 @@ def extract_features(encoder: nn.Module, images: Tensor, batch_size: int = 500) 
 def channels_last(x: Tensor) -> Tensor:
     """Images (B, C, H, W) in the memory layout that convolutions are fastest in; anything else as it is."""
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+
+def load_vicreg_weights(encoder: Encoder, state: dict) -> None:
+    """Load the VICReg authors' published weights, or any of torchvision's names, into an encoder of ours.
+
+    Args:
+        encoder: "resnet50-imagenet" for the authors' resnet50; its channel statistics become ImageNet's, which the
+            weights expect, where the layers fit.
+        state: what torch.load gives: names as torchvision's (conv1.weight, layer1.0.conv1.weight, ...), or a whole
+            checkpoint, {"model": {"module.backbone.conv1.weight": ..., "module.projector.0.weight": ...}, ...}.
+            Projector and classifier (fc) are left out.
+
+    Raises:
+        ValueError: for names or shapes that do not fit; the encoder is then unchanged.
+    """
+    found = {name.removeprefix("module."): value for name, value in state.get("model", state).items()}
+    found = {name.removeprefix("backbone."): value for name, value in found.items()}
+    found = {name: value for name, value in found.items() if not name.startswith(("projector.", "fc."))}
+    wanted = encoder.backbone.state_dict()
+    absent, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    if absent or extra:
+        raise ValueError(
+            f"the weights lack {len(absent)} of the encoder's {len(wanted)} entries ({', '.join(absent[:2])}) and have "
+            f"{len(extra)} others ({', '.join(extra[:2])}): use make_encoder of their architecture"
+        )
+    for name, value in wanted.items():
+        if found[name].shape != value.shape:
+            shapes = f"{name} is {tuple(found[name].shape)} in the weights and {tuple(value.shape)} in the encoder"
+            stem = (
+                "its stem is CIFAR's: use make_encoder('resnet50-imagenet')"
+                if name == "conv1.weight"
+                else "use its architecture"
+            )
+            raise ValueError(f"{shapes}: {stem}")
+    encoder.backbone.load_state_dict(found)
+    encoder.mean.copy_(torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
+    encoder.std.copy_(torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))

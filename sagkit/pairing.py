@@ -21,16 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sagkit.graph import KERNELS, Graph, similarity_graph
-from sagkit.walk import (
-    Pairs,
-    most_confident,
-    no_pairs,
-    path_weight,
-    random_walk,
-    sample_pairs,
-    threshold,
-    walk_tables,
-)
+from sagkit.walk import Pairs, most_confident, no_pairs, path_weight, random_walk, sample_pairs, threshold, walk_tables
 
 
 def check_settings(

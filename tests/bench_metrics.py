@@ -24,12 +24,11 @@ import tyro
 from scipy.stats import kendalltau, spearmanr
 from threadpoolctl import threadpool_limits
 
-from sagkit.hierarchy import class_distances, superclasses
-from sagkit.metrics.kinds import KINDS, compared
+from sagkit.data.taxonomy import class_distances, superclasses
 from sagkit.metrics.ranks import rank_statistics
-from sagkit.metrics.semantic import rank_correlation, wanted_codes
+from sagkit.metrics.semantic import KINDS, compared, rank_correlation, wanted_codes
 from sagkit.metrics.tree import hierarchy_figures
-from sagkit.record import provenance, write_record
+from sagkit.train.record import provenance, write_record
 
 IMAGES, WIDTH, CLASSES, RESAMPLINGS = 10_000, 128, 100, 1000
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import tyro
 
-from sagkit.record import provenance, write_record
+from sagkit.train.record import provenance, write_record
 
 HOUSE = Path(__file__).resolve().parent.parent
 

@@ -23,12 +23,11 @@ from lightning_fabric import Fabric
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import to_pil_image
 
-from sagkit.build import native_precision
-from sagkit.config import configure
-from sagkit.data import ImageSet, load_images, shapes
+from sagkit.data.load import ImageSet, load_images, make_shapes
 from sagkit.model import make_encoder
-from sagkit.record import provenance, write_record
-from sagkit.trainer import Trainer
+from sagkit.train.config import configure
+from sagkit.train.record import provenance, write_record
+from sagkit.train.trainer import Trainer, native_precision
 
 ENCODER, BATCH, WARMUP_STEPS = "resnet10-w16", 512, 2
 
@@ -141,7 +140,7 @@ def main(seconds: float = 20.0, rounds: int = 3, out: str = "figures/results/ben
     try:
         images, data = load_images("cifar100", "train", download=False), "cifar100"
     except (ValueError, SystemExit):
-        images, data = shapes(8192), "shapes"
+        images, data = make_shapes(8192), "shapes"
     setting = {"data": data, "encoder": ENCODER, "batch_size": BATCH, "threads": torch.get_num_threads()}
     found = measure(images, seconds, rounds)
     write_record(Path(out), {**setting, "command": "make bench", **found, **provenance()})

@@ -25,7 +25,7 @@ import tyro
 from scipy.sparse import csr_array
 
 from sagkit.graph import Graph, approximate_neighbors, centre_and_normalize, nearest_neighbors, neighbor_recall
-from sagkit.record import provenance, write_record
+from sagkit.train.record import provenance, write_record
 from sagkit.walk import random_walk, walk_from_uniforms, walk_tables
 
 SLOTS = 16

@@ -17,19 +17,18 @@ from pathlib import Path
 import torch
 import tyro
 
-from sagkit import widgets
-from sagkit.data import shapes
-from sagkit.gallery import Gallery
-from sagkit.record import provenance, write_record
-from sagkit.views import make_scene
-from sagkit.zoo import gradients
+from sagkit.data.load import make_shapes
+from sagkit.show import widgets
+from sagkit.show.scenes import Gallery, make_scene
+from sagkit.studies.zoo import gradients
+from sagkit.train.record import provenance, write_record
 
 BATCH = 512
 
 
 def panels() -> dict[str, tuple[widgets.Panel, dict[str, list]]]:
     """Every widget with the moves it is put through, by control."""
-    images = shapes(BATCH, seed=0)
+    images = make_shapes(BATCH, seed=0)
     features = torch.as_tensor(gradients(images.images))
     scene = make_scene(images.images, images.labels, images.class_names, features)
     _ = scene.layout, scene.flat

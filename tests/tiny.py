@@ -1,6 +1,6 @@
 """The tiny run that tests of training start from."""
 
-from sagkit.config import Config, configure
+from sagkit.train.config import Config, configure
 
 
 def tiny(tmp_path, **fields) -> Config:

@@ -21,7 +21,7 @@ from torch.nn.functional import batch_norm
 from torchvision.transforms.functional import to_pil_image
 
 from sagkit import WalkPairing, walk_term  # +
-from sagkit.data import shapes
+from sagkit.data import make_shapes
 
 
 class BarlowTwins(nn.Module):
@@ -49,7 +49,7 @@ def train(steps: int = 20, batch_size: int = 64, seed: int = 0) -> list[float]:
     transform = BYOLTransform(
         BYOLView1Transform(input_size=32, gaussian_blur=0.0), BYOLView2Transform(input_size=32, gaussian_blur=0.0)
     )
-    loader, losses = torch.utils.data.DataLoader(shapes(256).images, batch_size, shuffle=True, drop_last=True), []
+    loader, losses = torch.utils.data.DataLoader(make_shapes(256).images, batch_size, shuffle=True, drop_last=True), []
     pairing = WalkPairing(k=5, length=2)  # +
     while len(losses) < steps:
         for batch in loader:

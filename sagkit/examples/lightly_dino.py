@@ -22,7 +22,7 @@ from torch import nn
 from torchvision.transforms.functional import to_pil_image
 
 from sagkit import WalkPairing  # +
-from sagkit.data import shapes
+from sagkit.data import make_shapes
 
 
 class DINO(nn.Module):
@@ -55,7 +55,7 @@ def train(steps: int = 20, batch_size: int = 64, seed: int = 0) -> list[float]:
     model, criterion = DINO(), DINOLoss(output_dim=512, warmup_teacher_temp_epochs=5)
     optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=1e-3)
     transform = DINOTransform(global_crop_size=32, local_crop_size=32, n_local_views=2, gaussian_blur=(0, 0, 0))
-    loader, losses = torch.utils.data.DataLoader(shapes(256).images, batch_size, shuffle=True, drop_last=True), []
+    loader, losses = torch.utils.data.DataLoader(make_shapes(256).images, batch_size, shuffle=True, drop_last=True), []
     pairing = WalkPairing(k=5, length=2)  # +
     while len(losses) < steps:
         for batch in loader:

@@ -17,7 +17,7 @@ from torch import nn
 from torchvision.transforms.functional import to_pil_image
 
 from sagkit import WalkPairing, walk_term  # +
-from sagkit.data import shapes
+from sagkit.data import make_shapes
 
 
 class VICReg(nn.Module):
@@ -35,7 +35,7 @@ class Views(torch.utils.data.Dataset):
     """Images of `shapes` as Pillow images under a transform, as lightly's data sets give them."""
 
     def __init__(self, transform, n: int = 256):
-        self.images, self.transform = shapes(n).images, transform
+        self.images, self.transform = make_shapes(n).images, transform
 
     def __len__(self):
         return len(self.images)

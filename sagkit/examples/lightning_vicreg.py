@@ -16,7 +16,7 @@ from torch import nn
 
 from sagkit import WalkPairing, walk_term  # +
 from sagkit.augment import Augmentation, two_views
-from sagkit.data import shapes
+from sagkit.data import make_shapes
 
 
 class VICReg(pl.LightningModule):
@@ -43,7 +43,7 @@ class VICReg(pl.LightningModule):
 def fit(steps: int = 20, batch_size: int = 64, seed: int = 0) -> pl.Trainer:
     """A Lightning trainer that has trained a VICReg on shapes."""
     pl.seed_everything(seed, verbose=False)
-    loader = torch.utils.data.DataLoader(shapes(512).images, batch_size, shuffle=True, drop_last=True)
+    loader = torch.utils.data.DataLoader(make_shapes(512).images, batch_size, shuffle=True, drop_last=True)
     quiet = {
         "logger": False,
         "enable_checkpointing": False,

@@ -15,7 +15,7 @@ from torchvision.models import resnet18
 
 from sagkit import WalkPairing, walk_term  # +
 from sagkit.augment import Augmentation, two_views
-from sagkit.data import shapes
+from sagkit.data import make_shapes
 
 
 def vicreg(za, zb):
@@ -36,7 +36,7 @@ def train(steps: int = 20, batch_size: int = 64, seed: int = 0) -> list[float]:
     backbone.fc = nn.Identity()
     projector = nn.Sequential(nn.Linear(512, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, 512, bias=False))
     optimizer = torch.optim.AdamW([*backbone.parameters(), *projector.parameters()], lr=1e-3)
-    generator, images, losses = torch.Generator().manual_seed(seed), shapes(512).images, []
+    generator, images, losses = torch.Generator().manual_seed(seed), make_shapes(512).images, []
     pairing = WalkPairing(k=5, length=2)  # +
     for _ in range(steps):
         batch = images[torch.randint(len(images), (batch_size,), generator=generator)]

@@ -1,5 +1,26 @@
-"""How good features are.
+"""How good features are: local quality, global structure, and how far either figure may be trusted.
 
-local (kNN, linear probe); semantic (rank correlation with a reference), for which kinds has the distances, ranks the
-exact statistics, stats their uncertainty and compare the verdicts; tree (hierarchy); labelfree (no labels).
+`semantic` correlates distances with a reference (`ranks` and `stats` are its exact statistics and their uncertainty),
+`tree` compares hierarchies, `labelfree` needs no labels, `local` has neighbours, probe and search, `purity` judges
+pairs, and `evaluate` is all of it for one encoder.
 """
+
+from importlib import import_module
+
+_HOME = {  # loaded when first asked for: a command that needs one room does not wait for the others
+    "Index": "sagkit.metrics.local",
+    "class_distances": "sagkit.data.taxonomy",
+    "knn_accuracy": "sagkit.metrics.local",
+    "label_free": "sagkit.metrics.evaluate",
+    "linear_probe": "sagkit.metrics.local",
+    "paired_difference": "sagkit.metrics.semantic",
+    "rank_correlation": "sagkit.metrics.semantic",
+    "structure_score": "sagkit.metrics.labelfree",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

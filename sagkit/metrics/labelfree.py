@@ -9,13 +9,39 @@ Source: [R] agreement of representational dissimilarity matrices; [K] as a label
 rather than one augmented view against another. Chosen among the designs of `metrics.candidates` by the validity study
 of `sagkit.validity`; README shows its table. It takes colour and frame for nuisance: where colour is what matters,
 choose other views. It does not see a loss of rank: a projection to its own first components keeps most of the order.
+
+----
+Label-free scores of an embedding that compete with `labelfree.structure_score`: the literature's, and our designs.
+
+One feature matrix:
+    rankme       exp(entropy of the singular values' shares)                        Garrido et al. 2023
+    alpha_req    exponent of the power law of the covariance's eigenvalues          Agrawal et al. 2022
+    silhouette   of a Ward cut into 20 clusters
+    cophenetic   tree against the distances it was built from                       the sources' keyword, probably
+Several views of each image:
+    lidar        exp(entropy of the eigenvalues of between- against within-image scatter)   Thilak et al. 2023
+Two feature matrices of the same images:
+    cross_cophenetic    tree of one against distances of the other, both ways
+    tree_agreement      heights at which two images meet in either tree
+    cluster_agreement   adjusted Rand index of Ward cuts, mean over numbers of clusters
+    diffusion_agreement distances after t steps of diffusion on either neighbour graph
+    shared_rank         effective rank of what the views share: high rank guarded against noise
+    guarded             distance agreement times cluster agreement: stability of order and of trees together
+
+A collapsed embedding scores 0 (alpha_req: infinity), never NaN: its trees and graphs are those of rounding alone, and
+would be alike in both views.
+
+Sources: [R] as named; [K] the two-matrix designs, leads of METHOD.md section 4. All take centred cosine distance.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.cluster.hierarchy import cophenet, cut_tree, linkage
+from scipy.spatial.distance import pdist, squareform
 from scipy.stats import rankdata
 
 from sagkit.metrics.checks import require_finite
@@ -104,3 +130,154 @@ def _resampled(p: np.ndarray, q: np.ndarray, bootstrap: int, generator) -> np.nd
     covariance = mean(p * q) - mean_p * mean_q
     with np.errstate(invalid="ignore", divide="ignore"):  # a resample of few images may hold one pair only
         return covariance / np.sqrt((mean(p * p) - mean_p**2) * (mean(q * q) - mean_q**2))
+
+
+SCALES = (5, 10, 20, 50, 100)  # numbers of clusters from superclasses to classes
+
+
+def rankme(x: np.ndarray) -> float:
+    """Effective rank of features (N, F) that are not centred, as its authors define it; in [1, F], 0 for zeros."""
+    return effective_rank(np.linalg.svd(x, compute_uv=False))
+
+
+def alpha_req(x: np.ndarray, first: int = 100) -> float:
+    """Minus the slope of log eigenvalue on log rank over the first eigenvalues of the covariance, of (N, F)."""
+    values = np.linalg.eigvalsh(np.atleast_2d(np.cov(x.T)))[::-1][:first]  # of one feature, numpy gives a number
+    values = values[values > values[0] * 1e-9] if values[0] > 0 else values[:0]
+    if len(values) < 3:
+        return np.inf
+    return -float(np.polyfit(np.log(np.arange(1, len(values) + 1)), np.log(values), 1)[0])
+
+
+def silhouette(x: np.ndarray, clusters: int = 20) -> float:
+    """Silhouette in [-1, 1] of a Ward cut of features (N, F) by its own distances."""
+    from sklearn.metrics import silhouette_score
+
+    label = _cuts(x, (clusters,))[0]
+    if len(np.unique(label)) < 2:
+        return 0.0
+    return float(silhouette_score(_distances(x), label, metric="precomputed"))
+
+
+def cophenetic(x: np.ndarray) -> float:
+    """Spearman of an average-linkage tree's heights with the distances it was built from."""
+    return cross_cophenetic(x, x)
+
+
+def lidar(views: np.ndarray, delta: float = 1e-4) -> float:
+    """LiDAR of features (q, N, F) of q >= 2 views of N images; delta regularises the within-image scatter."""
+    centred = views - views.mean(axis=(0, 1))
+    means = centred.mean(axis=0)  # (N, F)
+    residual = (centred - means).reshape(-1, views.shape[-1])
+    within = residual.T @ residual / len(residual)
+    within += delta * np.eye(len(within))
+    values, vectors = np.linalg.eigh(within)
+    whitened = means @ (vectors / np.sqrt(values))
+    # The root: the smooth rank is taken over eigenvalues of the scatter, which are squared singular values.
+    return effective_rank(np.linalg.svd(whitened, compute_uv=False) ** 2)
+
+
+def cross_cophenetic(a: np.ndarray, b: np.ndarray, method: str = "average") -> float:
+    """Mean over both directions of Spearman between one's tree heights and the other's distances."""
+    trees, pairs = [_heights(x, method) for x in (a, b)], [_pairs(x) for x in (a, b)]
+    return (spearman(trees[0], pairs[1]) + spearman(trees[1], pairs[0])) / 2
+
+
+def tree_agreement(a: np.ndarray, b: np.ndarray, method: str = "average") -> float:
+    """Spearman of the heights at which two images meet in either tree."""
+    return spearman(_heights(a, method), _heights(b, method))
+
+
+def cluster_agreement(a: np.ndarray, b: np.ndarray, scales: Sequence[int] = SCALES) -> float:
+    """Adjusted Rand index of Ward cuts of a and b, mean over numbers of clusters below N.
+
+    Raises:
+        ValueError: for no scale below N.
+    """
+    from sklearn.metrics import adjusted_rand_score
+
+    scales = [k for k in scales if k < len(a)]
+    if not scales:
+        raise ValueError(f"no number of clusters below {len(a)} images: give more images or smaller scales")
+    if _collapsed(a) or _collapsed(b):
+        return 0.0
+    pairs = zip(_cuts(a, scales), _cuts(b, scales), strict=True)
+    return float(np.mean([adjusted_rand_score(p, q) for p, q in pairs]))
+
+
+def diffusion_agreement(a: np.ndarray, b: np.ndarray, k: int = 20, t: int = 4) -> float:
+    """Spearman of diffusion distances after t steps on the symmetrised graphs of k neighbours."""
+    if _collapsed(a) or _collapsed(b):
+        return 0.0
+    return spearman(*(_diffusion_distances(x, k, t) for x in (a, b)))
+
+
+def shared_rank(a: np.ndarray, b: np.ndarray) -> float:
+    """Effective rank of the covariance between the views (F alike), times the share of variance it explains."""
+    if _collapsed(a) or _collapsed(b):
+        return 0.0
+    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
+    values = np.linalg.eigvalsh((a.T @ b + b.T @ a) / 2).clip(min=0)
+    spread = ((a**2).sum() + (b**2).sum()) / 2
+    return effective_rank(values) * values.sum() / spread if values.sum() > 0 else 0.0
+
+
+def guarded(a: np.ndarray, b: np.ndarray) -> float:
+    """Distance agreement times cluster agreement, each at least 0."""
+    return max(0.0, structure_score(a, b).score) * max(0.0, cluster_agreement(a, b))
+
+
+def effective_rank(values: np.ndarray) -> float:
+    """exp of the entropy of non-negative values scaled to sum 1; 0 where all are 0."""
+    if values.sum() <= 0:
+        return 0.0
+    share = values / values.sum()
+    share = share[share > 0]
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def _collapsed(x: np.ndarray) -> bool:
+    return not directions(x).any()
+
+
+def _distances(x: np.ndarray) -> np.ndarray:
+    matrix = (1 - similarities(x)).clip(min=0)
+    np.fill_diagonal(matrix, 0)
+    return matrix
+
+
+def _pairs(x: np.ndarray) -> np.ndarray:
+    return squareform(_distances(x), checks=False)
+
+
+def _heights(x: np.ndarray, method: str) -> np.ndarray:
+    return cophenet(linkage(_pairs(x), method))
+
+
+def _cuts(x: np.ndarray, scales: Sequence[int]) -> np.ndarray:
+    """Cluster labels (scales, N) of one Ward tree of the directions of rows."""
+    return cut_tree(linkage(directions(x), "ward"), n_clusters=list(scales)).T
+
+
+def _diffusion_distances(x: np.ndarray, k: int, t: int, kept: int = 64) -> np.ndarray:
+    """Distances of diffusion maps of the first `kept` non-trivial eigenvectors."""
+    from scipy.linalg import eigh
+
+    close = similarities(x)
+    np.fill_diagonal(close, -np.inf)
+    n, k = len(x), min(k, len(x) - 1)
+    nearest = np.argpartition(-close, k - 1, axis=1)[:, :k]
+    rows = np.arange(n)[:, None]
+    weight = np.zeros((n, n))
+    weight[rows, nearest] = np.exp((close[rows, nearest] - 1) / 0.2)
+    weight = np.maximum(weight, weight.T)
+    root = np.sqrt(weight.sum(axis=1))
+    values, vectors = eigh(weight / root / root[:, None], subset_by_index=[max(0, n - 1 - kept), n - 2])
+    return pdist(vectors / root[:, None] * np.abs(values) ** t)
+
+
+def spearman(p: np.ndarray, q: np.ndarray) -> float:
+    """Spearman of two sequences, 0 where one is constant; several times as fast as scipy's, which also tests."""
+    if np.ptp(p) == 0 or np.ptp(q) == 0:
+        return 0.0
+    return float(np.corrcoef(rankdata(p), rankdata(q))[0, 1])

@@ -16,13 +16,17 @@ Binning moves the deviations of tau_b by about 1 / bins of themselves, and those
 Differs from the source: rsatoolbox draws seeds too; they enter linearly here, so their part is in closed form. It caps
 V by V_both, which undoes the correction when seeds are few; the bound here is V without interaction. Its t-interval has
 min(S, C) - 1 degrees of freedom, ours Satterthwaite's.
-"""
+
+----
+Text tables, their cells, and the marked places in a Markdown file that they are set into."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy.sparse import coo_array, csr_array
 from scipy.stats import t as student
 
@@ -213,3 +217,29 @@ def _weighted_statistics(table: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         found = np.stack([product / np.sqrt(spread), score / np.sqrt(untied[0] * untied[1])])
     return np.where((spread > 0) & (untied[0] > 0) & (untied[1] > 0), found, np.nan)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean of one figure over seeds; `half_width` of its 95 % interval is None below three seeds."""
+
+    mean: float
+    half_width: float | None
+
+    @classmethod
+    def over(cls, values: list[float]) -> Summary:
+        """Summarise one value per seed."""
+        series, n = pd.Series(values, dtype=float), len(values)
+        half = None if n < 3 else float(student.ppf(0.975, n - 1) * series.std(ddof=1) / n**0.5)
+        return cls(float(series.mean()), half)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval over seeds; None below three."""
+        return None if self.half_width is None else (self.mean - self.half_width, self.mean + self.half_width)
+
+    def show(self, percent: bool, signed: bool = False) -> str:
+        """As text: `12.3 ± 0.4` for per cent, `0.123 ± 0.004` otherwise; differences with their sign."""
+        scale, digits = (100, 1) if percent else (1, 3)
+        spread = "" if self.half_width is None else f" ± {scale * self.half_width:.{digits}f}"
+        return f"{scale * self.mean:{'+' if signed else ''}.{digits}f}{spread}"

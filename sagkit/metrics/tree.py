@@ -20,9 +20,8 @@ import numpy as np
 from scipy.cluster.hierarchy import cophenet, cut_tree, linkage
 from scipy.spatial.distance import squareform
 
-from sagkit.metrics.kinds import class_matrix
 from sagkit.metrics.local import knn_predict
-from sagkit.metrics.semantic import check_semantic, statistics
+from sagkit.metrics.semantic import check_semantic, class_matrix, statistics
 
 
 def class_tree(features, labels, metric: str = "centred-cosine", method: str = "average") -> np.ndarray:

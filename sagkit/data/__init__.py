@@ -1,0 +1,23 @@
+"""What is trained on and judged on: image sets in memory, vectors and series, and what their classes mean.
+
+`load` finds every image source and makes it an `ImageSet`; `decode` reads files; `shapes` and `series` draw data with a
+known tree; `taxonomy` says how far apart two classes are.
+"""
+
+from importlib import import_module
+
+_HOME = {  # loaded when first asked for: a command that needs one room does not wait for the others
+    "ImageSet": "sagkit.data.load",
+    "VectorSet": "sagkit.data.series",
+    "load_bank": "sagkit.data.load",
+    "load_images": "sagkit.data.load",
+    "make_shapes": "sagkit.data.load",
+    "validation_split": "sagkit.data.load",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

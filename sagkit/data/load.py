@@ -1,0 +1,380 @@
+"""The one form of every image set: images in memory, with labels, class names and file names if there are any. [K]
+----
+Training sets made from CIFAR-100 by leaving classes or images out; labels and class names stay those of all 100.
+
+    cifar100-80a   without four whole superclasses: every fifth of the twenty in the order of their names
+    cifar100-80b   without one class of each superclass: the i-th superclass loses class i mod 5 of its own order
+    cifar100-lt    a long tail: class c of C keeps floor(500 * 100^(-c / (C - 1))) images, from 500 down to 5
+
+Sources: [R] the long tail is that of Cao et al. 2019 (after Cui et al. 2019): exponential, imbalance 100, classes in
+the order of their names; [K] the two rules of 80 classes, which need no seed, and that images of the long tail are
+drawn with seed 0. A test set is never thinned: it has all classes, and those never trained on are a split of their own.
+
+----
+Image sets in memory, all of one form: procedural shapes, CIFAR-10, CIFAR-100 and parts of it, folders, .npz files.
+
+    load_images(name, split)  ->  ImageSet: images uint8 (N, 3, H, W), labels int64 (N,) or None, class_names
+
+[K] One form for every source, whole in memory: CIFAR-100 is 150 MB as uint8, and a training step that indexes a
+tensor needs no loader processes. Class order is the sorted order of the class names, from a tree and from torchvision's
+pickles alike (the *image* order differs, and with it which images `validation_split` draws). What is asked for is
+loaded or an error says why not: there is never other data in its place.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import warnings
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torchvision import datasets
+
+from sagkit.data.decode import cache_folder, decode_images, folder_classes, folder_labels, list_images, usual_size
+from sagkit.data.shapes import CLASS_NAMES, draw_shapes
+from sagkit.data.taxonomy import CIFAR100_SUPERCLASSES
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images with their labels.
+
+    Args:
+        images: uint8 (N, 3, H, W).
+        labels: positions in `class_names`, or None for images without classes.
+        class_names: sorted; empty where `labels` is None. A class may have no image, in a subset for one.
+        paths: file names relative to the folder they came from, or None.
+        unreadable: file name and reason of each file of that folder that was left out.
+
+    Raises:
+        ValueError: for a wrong shape or dtype, labels outside the classes, or lengths that differ.
+    """
+
+    # Plain Tensor: the checks below answer in words, and under tests jaxtyping would come before them.
+    images: Tensor
+    labels: Tensor | None = None
+    class_names: tuple[str, ...] = ()
+    paths: tuple[str, ...] | None = None
+    unreadable: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self):
+        images, labels, classes = self.images, self.labels, len(self.class_names)
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            found = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
+            raise ValueError(f"images must be uint8 (N, 3, H, W), got {found}: convert to 8-bit RGB, channels first")
+        if self.paths is not None and len(self.paths) != len(images):
+            raise ValueError(f"{len(self.paths)} paths for {len(images)} images: give one each, or None")
+        check_labels(labels, len(images), classes)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def subset(self, index) -> ImageSet:
+        """The rows that `index` (positions, a mask or a slice) selects, under the same class names."""
+        rows = torch.arange(len(self))[index]
+        return ImageSet(
+            self.images[rows],
+            None if self.labels is None else self.labels[rows],
+            self.class_names,
+            None if self.paths is None else tuple(self.paths[i] for i in rows.tolist()),
+        )
+
+
+def check_labels(labels: Tensor | None, n: int, classes: int) -> None:
+    """Refuse labels that are not int64 (n,), positions among so many classes; None goes with no class alone.
+
+    Raises:
+        ValueError: naming what was found.
+    """
+    if labels is None:
+        if classes:
+            raise ValueError(f"{classes} class names without labels: give labels too, or no class names")
+        return
+    if labels.dtype != torch.int64 or labels.shape != (n,):
+        found = f"{str(labels.dtype).removeprefix('torch.')} {tuple(labels.shape)}"
+        raise ValueError(f"labels must be int64 ({n},), one an image, got {found}")
+    if n and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        found = f"{int(labels.min())}..{int(labels.max())}"
+        raise ValueError(f"labels must lie in [0, {classes - 1}] for {classes} class names, got {found}")
+
+
+WHOLE = "cifar100"
+SUBSETS = ("cifar100-80a", "cifar100-80b", "cifar100-lt")
+IMBALANCE = 100  # images of the first class over those of the last, Cao et al. 2019
+EVERY = 5  # of superclasses in 80a, and classes in a superclass
+
+
+def family(name: str) -> str:
+    """The data set whose classes a training set has: "cifar100" for its subsets, else the name itself."""
+    return WHOLE if name in SUBSETS else name
+
+
+def left_out(name: str) -> Int64[Tensor, " classes"]:
+    """Classes of all 100 that a training set has no image of, ascending; none for any other name than the 80s."""
+    groups = [sorted(members.split()) for _, members in sorted(CIFAR100_SUPERCLASSES.items())]
+    names = sorted(member for group in groups for member in group)
+    if name == "cifar100-80a":
+        gone = [member for group in groups[EVERY - 1 :: EVERY] for member in group]
+    elif name == "cifar100-80b":
+        gone = [group[i % EVERY] for i, group in enumerate(groups)]
+    else:
+        gone = []
+    return torch.tensor(sorted(names.index(member) for member in gone), dtype=torch.int64)
+
+
+def kept_rows(name: str, labels: Int64[Tensor, " N"]) -> Int64[Tensor, " n"]:
+    """Rows of CIFAR-100's training set that a subset keeps, ascending.
+
+    Args:
+        name: one of SUBSETS.
+        labels: of the training set, 0 to 99.
+    """
+    if name != "cifar100-lt":
+        return torch.isin(labels, left_out(name), invert=True).nonzero()[:, 0]
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    members = [order[labels[order] == c] for c in range(int(labels.max()) + 1)]
+    last = len(members) - 1
+    # A float power may fall a hair short of a whole number: 500 / 100 is 5 images and not 4.
+    keep = [int(len(rows) * IMBALANCE ** (-c / last) + 1e-9) for c, rows in enumerate(members)]
+    return torch.cat([rows[:n] for rows, n in zip(members, keep, strict=True)]).sort().values
+
+
+CIFAR = {"cifar10": (datasets.CIFAR10, 10), "cifar100": (datasets.CIFAR100, 100)}
+CIFAR_IMAGES = {"train": 50_000, "test": 10_000}
+SHAPES_IMAGES = {"train": 4096, "test": 1024}
+SHAPES_SEED = {"train": 0, "test": 0x7E57_0000}  # far apart: a test set that no small seed of `shapes` repeats
+SPLITS = ("train", "test", "fit", "val", "unseen")
+VALIDATION = 0.1  # fraction of train that "val" takes, by seed 0
+
+
+def load_images(
+    name: str | os.PathLike[str],
+    split: str = "train",
+    root: str | os.PathLike[str] | None = None,
+    download: bool = True,
+    *,
+    size: int | None = None,
+    strict: bool = False,
+) -> ImageSet:
+    """Load a named image set, a folder or an .npz file.
+
+    A folder is read at every depth. Its classes are its subfolders where every image lies in one; otherwise it is
+    unlabelled. Subfolders `train` and `test`, if both are there, are its splits. Write "./shapes" for a folder whose
+    name is taken.
+
+    Args:
+        name: "shapes", "cifar10", "cifar100", a part of it ("cifar100-80a", "cifar100-80b", "cifar100-lt"; see
+            `sagkit.subsets`), or the path of a folder or .npz file (arrays `images`, uint8 and channels first or last,
+            and optionally `labels`, `class_names`).
+        split: "train", "test", or the parts "fit" and "val" of train (`validation_split`, 10 per cent, seed 0); for a
+            set that leaves classes out, also "unseen", their test images.
+        root: where CIFAR is looked for and downloaded to: SAGKIT_DATA by default, else ~/.cache/sagkit. Either a tree
+            `[cifar100/]{train,test}/<class>/<image>` or torchvision's pickles.
+        download: let torchvision fetch CIFAR where it is not found.
+        size: H = W of shapes (default 32) and folders (default 64, or 32 if most images are smaller than 64);
+            folder images are scaled to it by their shorter side and cropped at the centre.
+        strict: an unreadable image in a folder is an error instead of left out with a warning.
+
+    Raises:
+        ValueError: for an unknown name or split, data that is missing, incomplete or malformed, or fewer than two
+            images.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}: choose from {', '.join(SPLITS)}")
+    if split in ("fit", "val"):
+        whole = load_images(name, "train", root, download, size=size, strict=strict)
+        fit, val = validation_split(len(whole) if whole.labels is None else whole.labels, VALIDATION, seed=0)
+        return whole.subset(fit if split == "fit" else val)
+    if split == "unseen" and not len(left_out(str(name))):
+        raise ValueError(f"{name} leaves no class out, so that nothing is unseen: use cifar100-80a or cifar100-80b")
+    if name in SUBSETS:
+        whole = load_images(WHOLE, "train" if split == "train" else "test", root, download, size=size)
+        if split == "unseen":
+            return whole.subset(torch.isin(whole.labels, left_out(name)))
+        return whole.subset(kept_rows(name, whole.labels)) if split == "train" else whole
+    if name == "shapes":
+        return make_shapes(SHAPES_IMAGES[split], 32 if size is None else size, SHAPES_SEED[split])
+    path = Path(name).expanduser()
+    if size is not None and (name in CIFAR or path.suffix == ".npz"):
+        raise ValueError(f"size={size} applies to shapes and folders; {name} keeps its own: leave size out")
+    if name in CIFAR:
+        return _cifar(name, split, Path(root or os.environ.get("SAGKIT_DATA") or cache_folder()), download)
+    if path.suffix == ".npz" and path.is_file():
+        images = _npz(path, split)
+    elif path.is_dir():
+        images = _folder(path, split, size, strict)
+    else:
+        raise ValueError(_unknown(str(name), path))
+    if len(images) < 2:
+        raise ValueError(f"{name} holds {len(images)} readable image: at least 2 are needed to compare any")
+    return images
+
+
+def load_bank(name: str, split: str = "train", root: str | os.PathLike[str] | None = None) -> ImageSet:
+    """Images whose labels may be used to judge an encoder trained on this set: of a subset of CIFAR-100, all of it.
+
+    A bank without a class would call every image of it something else, and a bank with a long tail would judge itself.
+    """
+    return load_images(WHOLE if name in SUBSETS and split == "train" else name, split, root)
+
+
+def make_shapes(n: int, size: int = 32, seed: int = 0) -> ImageSet:
+    """`n` procedural images of the 27 classes of `sagkit.shapes`, in mixed order; class counts differ by at most 1.
+
+    Args:
+        n: number of images.
+        size: H = W, at least 8.
+        seed: fixes everything; equal seeds give equal sets.
+
+    Raises:
+        ValueError: for a negative n or a size below 8.
+    """
+    if n < 0:
+        raise ValueError(f"the number of shapes must not be negative, got n={n}")
+    generator = torch.Generator().manual_seed(seed)
+    labels = (torch.arange(n) % len(CLASS_NAMES))[torch.randperm(n, generator=generator)]
+    return ImageSet(draw_shapes(labels, size, generator), labels, CLASS_NAMES)
+
+
+def validation_split(
+    labels_or_n: Int64[Tensor, "N"] | int, fraction: float = 0.1, seed: int = 0
+) -> tuple[Int64[Tensor, "fit"], Int64[Tensor, "val"]]:
+    """Split rows in two at random; with labels, every class in the same proportion.
+
+    Each class gives floor or ceil of fraction times its size, the rounding going to the largest remainders, so that
+    the total is round(fraction N). The last image of a class always stays in fit.
+
+    Args:
+        labels_or_n: labels to stratify by, or the number of unlabelled rows.
+        fraction: share of the second part, in (0, 1).
+        seed: of the draw.
+
+    Returns:
+        Sorted row numbers of fit and of val.
+
+    Raises:
+        ValueError: for a fraction outside (0, 1), or when one part would be empty.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must lie in (0, 1), got {fraction}")
+    labels = torch.zeros(labels_or_n, dtype=torch.int64) if isinstance(labels_or_n, int) else labels_or_n
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    members = [order[labels[order] == c] for c in labels.unique().tolist()]
+    share = [fraction * len(rows) for rows in members]
+    take = [math.floor(s) for s in share]
+    spare = round(fraction * len(labels)) - sum(take)
+    for c in sorted(range(len(members)), key=lambda c: take[c] - share[c]):
+        if spare > 0 and take[c] + 1 < len(members[c]):
+            take[c], spare = take[c] + 1, spare - 1
+    val = torch.cat([rows[:k] for rows, k in zip(members, take, strict=True)]) if members else order
+    fit = torch.cat([rows[k:] for rows, k in zip(members, take, strict=True)]) if members else order
+    if not len(val):
+        raise ValueError(
+            f"{fraction} of {len(labels)} images leaves no validation image: use more images or a larger fraction"
+        )
+    return fit.sort().values, val.sort().values
+
+
+def _cifar(name: str, split: str, root: Path, download: bool) -> ImageSet:
+    kind, classes = CIFAR[name]
+    for tree in (root / name / split, root / split):
+        folders = [c for c in tree.iterdir() if c.is_dir() and not c.name.startswith(".")] if tree.is_dir() else []
+        if len(folders) == classes or (folders and tree.parent.name == name):
+            return _cifar_tree(tree, name, split)
+    place = next((p for p in (root / name, root) if (p / kind.base_folder).is_dir()), root)
+    try:
+        return _cifar_pickles(kind(str(place), train=split == "train", download=download))
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+    raise ValueError(
+        f"{name} is not to be had, neither from {root} nor by download ({reason}): set SAGKIT_DATA to a folder that "
+        f"holds {name}/{split}/<class>/*.png or {kind.base_folder}/, or run once where there is a network"
+    )
+
+
+def _cifar_tree(tree: Path, name: str, split: str) -> ImageSet:
+    files = list_images(tree)
+    classes = folder_classes(files)
+    if len(files) != CIFAR_IMAGES[split] or len(classes or ()) != CIFAR[name][1]:
+        raise ValueError(
+            f"{tree} holds {len(files):,} images in {len(classes or ())} class folders, and {name} has "
+            f"{CIFAR_IMAGES[split]:,} in {CIFAR[name][1]}: "
+            "unpack it again, or load a part of it as a folder, by its path"
+        )
+    images, paths, _ = decode_images(tree, files, 32, strict=True)
+    return ImageSet(images, folder_labels(paths, classes), classes, paths)
+
+
+def _cifar_pickles(source: datasets.CIFAR10) -> ImageSet:
+    """torchvision's arrays as they are: it checks their MD5 sums, and lists both sets' classes in sorted order."""
+    images = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()  # (N, 3, H, W)
+    return ImageSet(images, torch.tensor(source.targets), tuple(source.classes))
+
+
+def _folder(path: Path, split: str, size: int | None, strict: bool) -> ImageSet:
+    if size is not None and size < 1:
+        raise ValueError(f"size must be at least 1 pixel, got {size}")
+    root, others, other_root = path, [], path
+    if (path / "train").is_dir() and (path / "test").is_dir():
+        root, other_root = path / split, path / ("test" if split == "train" else "train")
+        others = list_images(other_root)
+    elif split == "test":
+        raise ValueError(f"{path} has no test split: make subfolders train and test, or use split 'val'")
+    files = list_images(root)
+    if not files:
+        raise ValueError(f"no images under {root}: give a folder of files that Pillow reads (.png, .jpg, ...)")
+    classes = folder_classes([*files, *others])
+    if classes is None and any("/" in file.path for file in files):
+        warnings.warn(f"{root} is read without labels: its images do not all lie in <class>/<image>", stacklevel=3)
+    # Both splits count, so that they come in one size.
+    size = size or usual_size(sorted([*(root / f.path for f in files), *(other_root / f.path for f in others)]))
+    images, paths, unreadable = decode_images(root, files, size, strict)
+    labels = None if classes is None else folder_labels(paths, classes)
+    return ImageSet(images, labels, classes or (), paths, tuple(unreadable.items()))
+
+
+def _npz(path: Path, split: str) -> ImageSet:
+    if split == "test":
+        raise ValueError(f"{path} has no test split: keep test images in a file of their own, or use split 'val'")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found = {key: arrays[key] for key in ("images", "labels", "class_names") if key in arrays}
+    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} cannot be read as .npz ({error}): write it with numpy.savez, without objects"
+        ) from None
+    images, labels = found.get("images"), found.get("labels")
+    if images is None:
+        raise ValueError(f"{path} has no array 'images': save it as numpy.savez(path, images=...)")
+    if images.ndim == 4 and images.shape[1] != 3 and images.shape[3] == 3:
+        images = images.transpose(0, 3, 1, 2)
+    if images.ndim != 4 or images.shape[1] != 3 or images.dtype != np.uint8:
+        raise ValueError(
+            f"{path}: images must be uint8 (N, 3, H, W) or (N, H, W, 3), got {images.dtype} {images.shape}"
+        )
+    images = torch.from_numpy(np.ascontiguousarray(images))
+    if labels is None:
+        return ImageSet(images)
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+        raise ValueError(f"{path}: labels must be integers ({len(images)},), got {labels.dtype} {labels.shape}")
+    labels = torch.from_numpy(labels.astype(np.int64))
+    count = int(labels.max()) + 1 if len(labels) else 0
+    names = found.get("class_names", np.arange(count))
+    return ImageSet(images, labels, tuple(str(name) for name in names.tolist()))
+
+
+def _unknown(name: str, path: Path) -> str:
+    if path.exists():
+        return f"{name} is neither a folder nor an .npz file: give the folder that holds it"
+    if path.suffix == ".npz" or len(path.parts) > 1 or name.startswith(("~", ".")):
+        return f"{name} does not exist: check the path ({path.absolute()})"
+    known = ["shapes", *CIFAR, *SUBSETS]
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5) or known
+    return f"unknown image set {name!r}: did you mean {', '.join(near)}? Or give the path of a folder or .npz file"

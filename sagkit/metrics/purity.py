@@ -1,0 +1,66 @@
+"""How often a walk's partner is of the anchor's own class or superclass, by scope, kernel, K and L.
+
+    purity = sum over pairs of v [label of anchor = label of positive] / sum over pairs of v
+    plain: v = 1 for a walk that left home, else 0;   weighted: v = w, the pair's confidence, as the loss weighs it
+    chance = mean over anchors of the share of the *other* nodes that carry the anchor's label
+
+Source: [K] all of it. A walk that ended at home is no pair and counts in neither share.
+
+    python -m sagkit.purity --threads 1         the CIFAR-100 table, figures/results/purity/cifar100.json
+
+Scopes as in METHOD.md section 3: a batch with the mean of two augmented views' features; the same batch with the four
+batches before it, walks starting in the newest only; all training images, clean. The encoder is in evaluation mode and
+the same for all batches, so that a queue does not age here as it does in training.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from sagkit.walk import Pairs
+
+
+class Purity(NamedTuple):
+    """Purity of a set of pairs; shares in [0, 1], NaN where no pair counts.
+
+    same_class, same_superclass: plain; weighted_class, weighted_superclass: weighted by confidence.
+    weight: mean confidence over all pairs, those at home counted as 0. left: share of walks that left home.
+    """
+
+    same_class: float
+    same_superclass: float
+    weighted_class: float
+    weighted_superclass: float
+    weight: float
+    left: float
+
+
+def pair_purity(pairs: Pairs, labels: Int[Tensor, " N"], coarse: Int[Tensor, " N"]) -> Purity:
+    """Purity of given pairs.
+
+    Args:
+        pairs: P pairs of nodes.
+        labels: class of each node.
+        coarse: superclass of each node.
+    """
+    left = (pairs.anchor != pairs.positive).double()
+    weight = pairs.weight.double() * left
+    same = [(of[pairs.anchor] == of[pairs.positive]).double() for of in (labels, coarse)]
+    shares = [float((v * s).sum() / v.sum()) for v in (left, weight) for s in same]
+    return Purity(*shares, float(weight.mean()), float(left.mean()))
+
+
+def chance_level(labels: Int[Tensor, " N"], anchors: Int[Tensor, " A"] | None = None) -> float:
+    """Probability that an anchor and another node, drawn evenly, share their label; anchors are all nodes by default.
+
+    Raises:
+        ValueError: for fewer than two nodes.
+    """
+    if len(labels) < 2:
+        raise ValueError(f"chance needs another node to draw: got {len(labels)} labels")
+    others = torch.bincount(labels)[labels if anchors is None else labels[anchors]] - 1
+    return float(others.double().mean() / (len(labels) - 1))

@@ -1,0 +1,24 @@
+"""From a folder of images, or an array of features, to a report: look-alikes, anomalies, structure, cost.
+
+`run` is the whole pilot on a folder, `budget` fits a training into so many minutes, `search`, `duplicates` and
+`anomaly` answer the first questions, `page` is the HTML report, and `assess` judges any embedding.
+"""
+
+from importlib import import_module
+
+_HOME = {  # loaded when first asked for: a command that needs one room does not wait for the others
+    "Index": "sagkit.metrics.local",
+    "SCORES": "sagkit.pilot.anomaly",
+    "embed": "sagkit.pilot.search",
+    "load_embedding": "sagkit.pilot.search",
+    "near_duplicates": "sagkit.pilot.duplicates",
+    "pilot": "sagkit.pilot.run",
+    "save_embedding": "sagkit.pilot.search",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

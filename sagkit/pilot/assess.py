@@ -1,0 +1,440 @@
+"""What can be assessed, by name: networks of ours and of timm, pixels, files of features. [K]
+----
+What an assessment shows: one table row, class trees and matrices beside the reference, the trade-off.
+
+Drawn from the figures of `assess` or of its record, and from arrays over classes alone; nothing is computed anew here
+but linkages. [K]
+
+----
+Assess any embedding: one table and one picture for an array, a file of features, a published or a trained network.
+
+    python -m sagkit.assess WHAT [WHAT ...] --data cifar100 --out runs/assess
+
+    WHAT    x.npz          `features` (N, F) of the test images in order; or of any images, with `labels` (N,) and, for
+                           classes of your own, `distances` (C, C); further `bank` (M, F) and `bank_labels` (M,),
+                           which kNN and probe may use, and `changed` (N, F') of a changed view of the same images
+            x.safetensors  one of our encoders
+            timm:NAME      a published network with its weights, images scaled to the size it was trained on
+            random:NAME    a network with random weights ("random:resnet10-w16")
+            pixels         the images themselves
+
+Figures are those of `evaluate`: `labelled` on the test split with the training split as kNN's bank, `label_free` on
+clean against changed images. Of bare features without a bank one half of each class is the other half's.
+Spearman over image pairs is set against a floor: random networks of the same architecture from the run records, else
+random projections of the images. [K]
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from sagkit.data.load import load_bank, load_images, validation_split
+from sagkit.metrics.evaluate import (
+    arrangement,
+    coarse_of,
+    judged,
+    label_free,
+    local,
+    projections,
+    random_networks,
+    references,
+    with_floor,
+)
+from sagkit.metrics.labelfree import structure_score
+from sagkit.metrics.semantic import class_matrix
+from sagkit.metrics.tree import class_tree
+from sagkit.model import extract_features, make_encoder
+from sagkit.show import plots
+from sagkit.show.tables import origin, to_markdown
+from sagkit.train.record import command_line, load_encoder, load_state, provenance, write_record
+
+GIVEN = ("labels", "distances", "changed", "bank", "bank_labels")  # what may come with features, in an .npz file too
+
+
+def network(what: str, seed: int, weights: bool) -> tuple[nn.Module, str | None]:
+    """Network for images in [0, 1], and the name of its architecture where it is one of ours.
+
+    Raises:
+        ValueError: for a thing that is none of "pixels", "timm:NAME", "random:NAME", a .safetensors file.
+    """
+    if what == "pixels":
+        return nn.Flatten(), None
+    if what.startswith("timm:"):
+        return _published(what, weights), None
+    if what.startswith("random:"):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return make_encoder(what.removeprefix("random:")), what.removeprefix("random:")
+    if what.endswith(".safetensors"):
+        if not Path(what).is_file():
+            raise ValueError(f"{what} does not exist: check the path ({Path(what).absolute()})")
+        return load_encoder(what), load_state(what)["name"]
+    raise ValueError(
+        f"cannot assess {what!r}: give pixels, timm:NAME, random:NAME, or the path of an .npz or .safetensors file"
+    )
+
+
+def _published(what: str, weights: bool) -> nn.Module:
+    """A timm network behind the size and channel statistics that it was trained with."""
+    encoder = make_encoder(what, pretrained=weights)
+    trained = encoder.backbone.pretrained_cfg
+    for buffer, key in ((encoder.mean, "mean"), (encoder.std, "std")):
+        buffer.copy_(torch.tensor(trained[key]).view(1, 3, 1, 1))
+    return nn.Sequential(nn.Upsample(tuple(trained["input_size"][1:]), mode="bilinear"), encoder)
+
+
+def matrix(given, name: str) -> Tensor:
+    """Array, tensor or lists as float32 (N, F) on the CPU.
+
+    Raises:
+        ValueError: for another number of axes.
+    """
+    x = torch.as_tensor(given).detach().cpu().float() if not isinstance(given, list) else torch.tensor(given).float()
+    if x.ndim != 2:
+        raise ValueError(f"{name} must be (N, F), got {tuple(x.shape)}: flatten each image's features")
+    return x
+
+
+def stored(path: Path) -> dict[str, np.ndarray]:
+    """Arrays of an .npz file that holds `features`.
+
+    Raises:
+        ValueError: for a file that cannot be read or has no features.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found = {key: arrays[key] for key in arrays.files}
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read as .npz ({error}): write it with numpy.savez, no objects") from None
+    if "features" not in found:
+        raise ValueError(f"{path} has no array 'features' but {', '.join(found) or 'none'}: numpy.savez(features=...)")
+    return found
+
+
+SECOND_VIEW = "needs a second view"
+COLUMNS = {
+    "spearman_pairs": "Spearman pairs",
+    "kendall_pairs": "Kendall pairs",
+    "spearman_centroid": "Spearman centroids",
+    "tree_dendrogram_purity": "dendrogram purity",
+    "knn": "kNN",
+    "linear": "linear",
+    "superclass_knn": "superclass kNN",
+    "label_free": "label-free",
+}
+
+
+class Assessment(NamedTuple):
+    """What was found of one embedding.
+
+    name: of the thing assessed.
+    figures: every number, fractions and correlations, flat; "floor" and "floor_sd" where there is a floor.
+    verdict: one line on the floor.
+    scene: what pictures are drawn from: class tree and class distances of the embedding, reference, names, groups.
+    """
+
+    name: str
+    figures: dict[str, float]
+    verdict: str
+    scene: dict[str, Any]
+
+    @property
+    def table(self) -> str:
+        """One row, as Markdown."""
+        return table([self])
+
+    @property
+    def picture(self) -> plots.Picture:
+        """The dendrogram of class centroids beside the reference tree."""
+        return self._with_reference("trees")
+
+    @property
+    def matrices(self) -> plots.Picture:
+        """Class distances ordered by the reference tree, coloured by rank."""
+        return self._with_reference("matrices")
+
+    def _with_reference(self, what: str) -> plots.Picture:
+        s = self.scene
+        if s.get("tree") is None:
+            raise ValueError(f"{self.name} has no reference of at least three classes: give class distances")
+        if what == "trees":
+            return plots.trees(s["tree"], s["reference_tree"], s["names"], s["groups"], (self.name, "reference"))
+        panels = {"reference": s["reference"], f"{self.name}, centroids": s["matrix"]}
+        return plots.class_matrices(panels, s["order"], s["groups"], ranks=True)
+
+
+def scene_of(features: Tensor, labels: Tensor, reference, names: Sequence[str], coarse) -> dict[str, Any]:
+    """Trees and matrices over the classes that occur, for the pictures; empty without a reference of three classes.
+
+    Args:
+        features: (N, F).
+        labels: (N,).
+        reference: (C, C) semantic distances, or None.
+        names: of the C classes; numbers stand for them where it is empty.
+        coarse: (C,) superclasses, or None.
+    """
+    from scipy.cluster.hierarchy import dendrogram, linkage
+    from scipy.spatial.distance import squareform
+
+    seen = np.unique(labels.numpy())
+    if reference is None or len(seen) < 3:
+        return {}
+    part = np.asarray(reference)[np.ix_(seen, seen)]
+    groups = np.zeros(len(seen), int) if coarse is None else coarse.numpy()[seen]
+    x, y = features.numpy().astype(np.float64), labels.numpy()
+    above = linkage(squareform(part - np.diag(np.diag(part)), checks=False), "average")
+    return {
+        "tree": class_tree(x, y),
+        "reference_tree": above,
+        "reference": part,
+        "matrix": class_matrix(x, y, "centroid"),
+        "order": dendrogram(above, no_plot=True)["leaves"],
+        "names": [names[i] if names else str(i) for i in seen],
+        "groups": groups.tolist(),
+    }
+
+
+def table(found: Sequence[Assessment]) -> str:
+    """One row per embedding with intervals where there are any, and the verdict, as Markdown."""
+    frame = pd.DataFrame([row(one) for one in found], index=pd.Index([one.name for one in found], name="embedding"))
+    return to_markdown(frame)
+
+
+def row(one: Assessment) -> dict[str, str]:
+    """The cells of an embedding's row by title, intervals in brackets."""
+    return {title: _cell(one.figures, key) for key, title in COLUMNS.items()} | {"against the floor": one.verdict}
+
+
+def recorded(record: dict) -> list[Assessment]:
+    """The assessments of a record of `python -m sagkit.assess`, without scenes."""
+    known = [{key: value for key, value in row["metrics"].items() if value is not None} for row in record["rows"]]
+    return [Assessment(row["name"], f, row["verdict"], {}) for row, f in zip(record["rows"], known, strict=True)]
+
+
+def summary(record: dict) -> str:
+    """The table of a record with its caption, as Markdown."""
+    drawn = (
+        f"brackets are 95 % intervals over {record['resamplings']:,} resamplings, of classes, and of images for "
+        "label-free; they speak of these networks and not of other seeds"
+        if record["resamplings"]
+        else "no intervals were asked for"
+    )
+    return f"{table(recorded(record))}\n\nTest images of {record['data']}; {drawn}; {origin(record)}"
+
+
+def _cell(figures: dict[str, float], key: str) -> str:
+    if key not in figures:
+        return SECOND_VIEW if key == "label_free" else "not measured"
+    ends = f" [{figures[f'{key}_low']:.3f}, {figures[f'{key}_high']:.3f}]" if f"{key}_low" in figures else ""
+    return f"{figures[key]:.3f}{ends}"
+
+
+def tradeoff(found: Sequence[Assessment]) -> plots.Picture:
+    """Local accuracy against global structure of several embeddings, with the floor where all that have one share it.
+
+    Raises:
+        ValueError: if none has both figures.
+    """
+    points, floors = {}, set()
+    for one in found:
+        f = one.figures
+        if "knn" in f and "spearman_pairs" in f:
+            points[one.name] = {"x": f["knn"], "y": f["spearman_pairs"]}
+            points[one.name] |= {
+                f"y_{e}": f[f"spearman_pairs_{e}"] for e in ("low", "high") if f"spearman_pairs_{e}" in f
+            }
+            if "floor" in f:
+                floors.add((f["floor"], f["floor_sd"]))
+    if not points:
+        raise ValueError("no embedding has both kNN and Spearman: they need labels and a semantic reference")
+    return plots.tradeoff(points, floors.pop() if len(floors) == 1 else None)
+
+
+def assess(
+    what,
+    data: str = "cifar100",
+    *,
+    labels=None,
+    distances=None,
+    changed=None,
+    bank=None,
+    bank_labels=None,
+    name: str = "",
+    probe: bool = True,
+    resamplings: int = 1000,
+    results: str = "figures/results",
+    root: str | None = None,
+    seed: int = 0,
+    weights: bool = True,
+) -> Assessment:
+    """Every figure of an embedding, with the verdict against its floor.
+
+    Args:
+        what: features (N, F) as array or tensor, or a string as in the module's table.
+        data: images and semantic reference: a name or path of `data.load_images`.
+        labels: (N,) classes of bare features; without them the rows are the test images of `data` in order.
+        distances: (C, C) semantic distances of bare features, in place of the reference of `data`.
+        changed: (N, F') features of a changed view of the same images, behind the label-free score of bare features.
+        bank: (M, F) features of bare features' own kind whose labels kNN and probe may use, such as those of training
+            images; without them one half of the rows serves the other.
+        bank_labels: (M,) their classes.
+        name: of the row; empty for a short form of `what`.
+        probe: also fit linear probes, the slowest part.
+        resamplings: behind intervals; 0 leaves them out.
+        results: folder of run records, for the floor of random networks.
+        root: where CIFAR lies.
+        seed: of the changed view, of the split of bare features and of random weights.
+        weights: load published weights of timm networks; False leaves them random.
+
+    Raises:
+        ValueError: in one line, for anything unknown, or numbers of rows that do not fit.
+    """
+    if isinstance(what, str | Path) and not str(what).endswith(".npz"):
+        encoder, architecture = network(str(what), seed, weights)
+        return _of_network(
+            name or _short(str(what)), encoder, architecture, data, probe, resamplings, results, root, seed
+        )
+    given = dict(zip(GIVEN, (labels, distances, changed, bank, bank_labels), strict=True))
+    if isinstance(what, str | Path):
+        found = stored(Path(what))
+        name = name or Path(what).stem
+        given = {key: found.get(key) if value is None else value for key, value in given.items()}
+        what = found["features"]
+    x = matrix(what, "features")
+    return _of_features(name or "features", x, given, data, probe, resamplings, root, seed)
+
+
+def _of_network(name, encoder, architecture, data, probe, resamplings, results, root, seed) -> Assessment:
+    bank, queries = load_bank(data, root=root), load_images(data, "test", root=root)
+    figures = label_free(encoder, queries.images, seed, bootstrap=resamplings)
+    if queries.labels is None:
+        return Assessment(name, figures, "no labels, so no floor", {})
+    features, known = extract_features(encoder, queries.images), references(data, queries.class_names)
+    banked = extract_features(encoder, bank.images)
+    figures |= judged(banked, bank.labels, features, queries, data, probe, resamplings)
+    primary = next(iter(known.values()), None)
+    scores, of = random_networks(results, data, architecture, figures), "random networks"
+    if len(scores) < 2 and not isinstance(encoder, nn.Flatten):  # as wide a projection of pixels has pixels' distances
+        scores, of = projections(queries, features.shape[1], primary), "random projections"
+    figures, said = with_floor(figures, scores, of)
+    coarse = coarse_of(data, queries.class_names)
+    return Assessment(name, figures, said, scene_of(features, queries.labels, primary, queries.class_names, coarse))
+
+
+def _of_features(name, x, given, data, probe, resamplings, root, seed) -> Assessment:
+    y, classes, known, coarse, queries = _meaning(x, given["labels"], given["distances"], data, root)
+    primary = next(iter(known.values()), None)
+    if given["bank"] is None:
+        first, second = validation_split(y, 0.5, seed)
+        bank, asked = (x[first], y[first]), (x[second], y[second])
+    elif given["bank_labels"] is None:
+        raise ValueError(f"the bank's {len(given['bank'])} rows have no labels: give bank_labels=, one a row")
+    else:
+        bank, asked = (matrix(given["bank"], "bank"), torch.as_tensor(given["bank_labels"]).long()), (x, y)
+    # Severity of mistakes is judged by the reference of `data` and from a bank of its own, not from half the rows.
+    apart = bank if given["bank"] is not None and given["distances"] is None else ()
+    figures = local(*bank, *asked, coarse, probe) | arrangement(x, y, known, coarse, resamplings, *apart)
+    figures |= _second_view(x, given["changed"], resamplings, seed)
+    scores = projections(queries, x.shape[1], primary) if queries is not None else []
+    figures, said = with_floor(figures, scores, "random projections")
+    return Assessment(name, figures, said, scene_of(x, y, primary, classes, coarse))
+
+
+def _meaning(x: Tensor, labels, distances, data: str, root):
+    """Labels, class names, references, superclasses, and the test images if rows are theirs, of bare features."""
+    queries = None
+    if labels is None:
+        queries = load_images(data, "test", root=root)
+        if queries.labels is None or len(queries) != len(x):
+            told = "has no labels" if queries.labels is None else f"has {len(queries)} test images for {len(x)} rows"
+            raise ValueError(f"{data} {told}: give labels=, one a row")
+        labels = queries.labels
+    y = torch.as_tensor(labels).long()
+    if y.shape != x.shape[:1]:
+        raise ValueError(f"one label a row: {len(x)} rows of features and labels {tuple(y.shape)}")
+    if distances is not None:
+        return y, (), {"given": np.asarray(distances, dtype=float)}, None, None
+    classes = (queries or load_images(data, "test", root=root)).class_names
+    if not 0 <= int(y.min()) <= int(y.max()) < len(classes):
+        found = f"{int(y.min())}..{int(y.max())}"
+        raise ValueError(f"labels {found} are not those of {data} with {len(classes)} classes: give distances=")
+    return y, classes, references(data, classes), coarse_of(data, classes), queries
+
+
+def _second_view(x: Tensor, changed, resamplings: int, seed: int) -> dict[str, float]:
+    if changed is None:
+        return {}
+    found = structure_score(x, changed, bootstrap=resamplings, seed=seed)
+    drawn = {"label_free_low": found.low, "label_free_high": found.high} if resamplings else {}
+    return {"label_free": found.score} | drawn
+
+
+def main(
+    what: tuple[str, ...],
+    /,
+    data: str = "cifar100",
+    out: str = "runs/assess",
+    results: str = "figures/results",
+    probe: bool = True,
+    resamplings: int = 1000,
+    seed: int = 0,
+    threads: int = 0,
+) -> None:
+    """Assess embeddings: one record OUT/DATA.json, one table of it, and pictures of each in OUT/DATA.
+
+    Args:
+        what: .npz, .safetensors, timm:NAME, random:NAME or pixels; several may be given.
+        data: images and semantic reference.
+        out: folder of records and pictures.
+        results: folder of run records, for the floor.
+        probe: also fit linear probes.
+        resamplings: behind intervals.
+        seed: of views and random weights.
+        threads: of torch; 0 leaves its default.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    if not what:
+        raise SystemExit("sagkit.assess: nothing to assess: give pixels, timm:NAME, random:NAME, .npz or .safetensors")
+    command = command_line("sagkit.assess")
+    record = {"command": command, "data": data, "seed": seed, "resamplings": resamplings, **provenance()}
+    folder, found, rows = Path(out) / Path(data).stem, [], []
+    for one in what:
+        try:
+            given = assess(one, data, probe=probe, resamplings=resamplings, results=results, seed=seed)
+        except ValueError as error:
+            raise SystemExit(f"sagkit.assess: {error}") from None
+        found.append(given)
+        figures = {key: round(float(v), 5) if np.isfinite(v) else None for key, v in given.figures.items()}
+        rows.append({"what": one, "name": given.name, "verdict": given.verdict, "metrics": figures})
+        write_record(folder.with_name(f"{folder.name}.json"), record | {"rows": rows})  # what is done is kept
+        if given.scene:
+            plots.save(given.picture, folder / f"{file_name(one)}-trees")
+            plots.save(given.matrices, folder / f"{file_name(one)}-matrices")
+    if any("spearman_pairs" in one.figures and "knn" in one.figures for one in found):
+        plots.save(tradeoff(found), folder / "tradeoff")
+    print(table(found))
+
+
+def _short(what: str) -> str:
+    """Name of a row: of a file its folder's folder (the profile, of a run record) and its own name."""
+    return "/".join([*Path(what).parts[-3:-2], Path(what).stem]) if what.endswith(".safetensors") else what
+
+
+def file_name(what: str) -> str:
+    """A file name for a thing: its path without suffix and folders' separators."""
+    return str(what).removesuffix(".npz").removesuffix(".safetensors").strip("./").replace("/", "_").replace(":", "_")
+
+
+if __name__ == "__main__":
+    import tyro
+
+    tyro.cli(main, prog="python -m sagkit.assess")

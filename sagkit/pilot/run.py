@@ -1,0 +1,216 @@
+"""A folder of images, without labels, to a first answer in an afternoon: structure, look-alikes, oddities, cost.
+
+    python -m sagkit.pilot FOLDER --out OUT [--minutes 10] [--encoder PATH | timm:NAME]
+    python -m sagkit.pilot --demo --out OUT
+
+    broken files, near duplicates -> estimate -> SAG-VICReg -> embedding.npz -> neighbours, anomalies -> report.html
+
+[K] Class folders, if there are any, are not shown to the training; they are used to score it. Every file is written
+whole as soon as it is known, so that a later failure costs only what comes after.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sagkit.data.load import ImageSet, load_images
+from sagkit.metrics.evaluate import label_free
+from sagkit.metrics.local import Index, precision_at
+from sagkit.model import IMAGENET_MEAN, IMAGENET_STD, extract_features, make_encoder
+from sagkit.pilot.anomaly import SCORES, auroc
+from sagkit.pilot.budget import train_within
+from sagkit.pilot.duplicates import near_duplicates
+from sagkit.pilot.page import Findings, Learnt, findings_page
+from sagkit.pilot.photos import ODD, make_photo_folder
+from sagkit.pilot.search import embed, save_embedding, write_neighbors, write_scores
+from sagkit.train.doctor import examine, examine_run
+from sagkit.train.record import load_encoder, write_text
+from sagkit.train.timing import Stopwatch
+
+LEAST_IMAGES = 32
+STRUCTURE_IMAGES, RESAMPLINGS = 1000, 200  # behind the label-free score and its interval
+SHOWN = 12  # neighbours stored for each image
+
+
+def check_writable(out: Path) -> None:
+    """Refuse an output folder that cannot be written to, before hours are spent.
+
+    Raises:
+        ValueError: naming the folder and the reason.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise ValueError(f"{out} cannot be written to ({error.strerror or error}): choose another --out") from None
+
+
+def read_folder(folder: Path, size: int | None) -> ImageSet:
+    """Images of a folder; what cannot be read is in `unreadable` and does not stop it.
+
+    Raises:
+        ValueError: for fewer images than training needs.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the report lists every file
+        images = load_images(folder, size=size)
+    if len(images) < LEAST_IMAGES:
+        raise ValueError(f"{folder} holds {len(images)} readable images: a pilot needs {LEAST_IMAGES} or more")
+    return images
+
+
+def get_encoder(name: str) -> nn.Module:
+    """One of our stored encoders by path, or a timm backbone with published weights ("timm:NAME", needs a network)."""
+    if name.startswith("timm:"):
+        return make_encoder(name, IMAGENET_MEAN, IMAGENET_STD, pretrained=True)
+    if not Path(name).is_file():
+        raise ValueError(f"no encoder at {name}: give a .safetensors file of a run, or timm:NAME")
+    return load_encoder(name)
+
+
+def known_odd(images: ImageSet, name: str | None) -> Tensor | None:
+    """Which images are known anomalies, bool (N,); None where no class folder is named.
+
+    Raises:
+        ValueError: for a class folder that is not there.
+    """
+    if name is None:
+        return None
+    if name not in images.class_names:
+        raise ValueError(f"no class folder {name!r} of anomalies: there are {', '.join(images.class_names) or 'none'}")
+    return images.labels == images.class_names.index(name)
+
+
+def compare(encoder: nn.Module, images: ImageSet, odd: Tensor | None, seed: int) -> dict[str, dict]:
+    """Structure, precision and AUROC of raw pixels, an untrained network and the encoder, by field of Findings.
+
+    The label-free scores of the three are of the same images under the same changes.
+    """
+    torch.manual_seed(seed)
+    networks = {
+        "raw pixels": nn.Flatten(),
+        "untrained network": make_encoder("resnet10-w16"),
+        "this encoder": encoder,
+    }
+    structure, precision, areas = {}, {}, {}
+    for name, network in networks.items():
+        structure[name] = label_free(network, images.images, seed, STRUCTURE_IMAGES, RESAMPLINGS)
+        features = extract_features(network, images.images)
+        if images.labels is not None:
+            usual = torch.ones(len(images), dtype=torch.bool) if odd is None else ~odd
+            precision[name] = precision_at(features[usual], images.labels[usual])
+        if odd is not None:  # a covariance of 12,288 pixels has no meaning
+            kinds = [kind for kind in SCORES if name != "raw pixels" or kind != "Mahalanobis"]
+            areas[name] = {kind: auroc(SCORES[kind](features), odd) for kind in kinds}
+    return {"structure": structure, "precision": precision, "auroc": areas}
+
+
+def learn(images: ImageSet, out: Path, source: str, encoder: str | None, progress: bool, **training) -> Learnt:
+    """The encoder that was asked for, or else one trained here; see `budget.train_within` for what training takes."""
+    if encoder is not None:
+        return Learnt(get_encoder(encoder), encoder)
+    run, estimate = train_within(images, out, source, progress=progress, **training)
+    return Learnt(run.encoder, f"{run.record['config']['encoder']}, trained here", run.record, estimate)
+
+
+def look(network: nn.Module, images: ImageSet, out: Path, watch: Stopwatch) -> dict:
+    """Write embedding.npz, neighbours.csv and anomalies.csv, each as soon as it is known; the same by field of
+    Findings."""
+    with watch("embedding"):
+        embedding = embed(network, images.images, images.paths)
+        save_embedding(out / "embedding.npz", embedding)
+    with watch("search"):
+        similarity, neighbors = Index(embedding.features).similar(min(SHOWN, len(images) - 1))
+        write_neighbors(out / "neighbours.csv", embedding.names, similarity, neighbors)
+    with watch("anomalies"):
+        anomaly = {name: score(embedding.features) for name, score in SCORES.items()}
+        write_scores(out / "anomalies.csv", embedding.names, anomaly)
+    return {"embedding": embedding, "similarity": similarity, "neighbors": neighbors, "anomaly": anomaly}
+
+
+def pilot(
+    folder: str | Path,
+    out: str | Path,
+    size: int | None = None,
+    odd_class: str | None = None,
+    encoder: str | None = None,
+    minutes: float = 10.0,
+    epochs: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Findings:
+    """Run the whole pilot and write embedding.npz, neighbours.csv, anomalies.csv and report.html under `out`.
+
+    Args:
+        folder: of images.
+        out: made if need be.
+        size: pixels the images are scaled to; see `load_images`.
+        odd_class: class folder whose images are known anomalies, for AUROC.
+        encoder: start from this one and train nothing; see `get_encoder`.
+        minutes: training time to aim for; 10 epochs are trained even if they take longer.
+        epochs: train so many instead.
+        seed: of weights, order, views, walks and samples.
+        progress: print what happens, with a progress bar.
+
+    Raises:
+        ValueError: for a folder without enough images, an unknown class or encoder, or an unwritable `out`.
+        OSError: where a file cannot be written; those before it are kept.
+    """
+    out, watch = Path(out), Stopwatch()
+    check_writable(out)
+    with watch("reading and decoding"):
+        images = read_folder(Path(folder), size)
+        odd = known_odd(images, odd_class)
+    with watch("near duplicates"):
+        groups = near_duplicates(images.images)
+    if progress:
+        broken = len(images.unreadable)
+        print(f"{len(images):,} images, {broken} files cannot be read, {len(groups)} groups of duplicates")
+    with watch("training" if encoder is None else "reading the encoder"):
+        learnt = learn(images, out, str(folder), encoder, progress, minutes=minutes, epochs=epochs, seed=seed)
+    seen = look(learnt.network, images, out, watch)
+    with watch("evaluation"):
+        seen |= compare(learnt.network, images, odd, seed)
+    diagnoses = examine(seen["embedding"].features) + (examine_run(learnt.record["log"]) if learnt.record else [])
+    found = Findings(str(folder), images, groups, learnt, odd, diagnoses, watch.read(), **seen)
+    write_text(out / "report.html", findings_page(found))
+    if progress:
+        print(f"report: {out / 'report.html'}")
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m sagkit.pilot", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", nargs="?", help="folder of images, at any depth")
+    parser.add_argument("--demo", action="store_true", help="crops of bundled photographs in place of a folder")
+    parser.add_argument("--out", required=True, help="folder for the report and all that was computed")
+    parser.add_argument("--minutes", type=float, default=10.0, help="training time to aim for")
+    parser.add_argument("--epochs", type=int, help="train so many epochs instead")
+    parser.add_argument("--encoder", help="start from a stored encoder, or timm:NAME (its weights need a network)")
+    parser.add_argument("--size", type=int, help="pixels the images are scaled to (64, or 32 for small ones)")
+    parser.add_argument("--odd-class", help="class folder of known anomalies, for AUROC")
+    parser.add_argument("--seed", type=int, default=0)
+    given = vars(parser.parse_args(arguments))
+    demo, folder = given.pop("demo"), given.pop("folder")
+    if demo == (folder is not None):
+        parser.error("give a folder of images, or --demo")
+    try:
+        if demo:
+            check_writable(Path(given["out"]))
+            folder = make_photo_folder(Path(given["out"]) / "photos", seed=given["seed"])
+            given["odd_class"] = ODD
+        pilot(folder, **given)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"sagkit.pilot: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

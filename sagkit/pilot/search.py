@@ -1,0 +1,108 @@
+"""Features to what a user asks of them first: similar items, near duplicates, and a file that keeps features by name.
+
+    similarity of x and y = cos(x - m, y - m),  m the mean of the items searched
+
+Sources: [K] cosines are centred, as in `graph`; near duplicates are told by the correlation of 16 x 16 pixels, before
+anything is trained. Search is exact at every size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sagkit.model import extract_features
+from sagkit.train.record import write_atomically, write_text
+
+
+class Embedding(NamedTuple):
+    """Features (N, F), float32, and the name of the item behind each row."""
+
+    features: Tensor
+    names: tuple[str, ...]
+
+
+def embed(encoder: nn.Module, images: Tensor, names: Sequence[str] | None = None, batch_size: int = 500) -> Embedding:
+    """Features of clean images by name; "0", "1", ... where none are given.
+
+    Args:
+        encoder: images (B, 3, H, W) in [0, 1] to features (B, F).
+        images: uint8 (N, 3, H, W).
+        names: one each, such as `ImageSet.paths`.
+        batch_size: images at a time.
+
+    Raises:
+        ValueError: for a number of names that is not that of the images.
+    """
+    names = tuple(map(str, range(len(images)))) if names is None else tuple(names)
+    if len(names) != len(images):
+        raise ValueError(f"{len(names)} names for {len(images)} images: give one each, or None")
+    return Embedding(extract_features(encoder, images, batch_size), names)
+
+
+def save_embedding(path: str | Path, embedding: Embedding) -> list[Path]:
+    """Write `path` (.npz: features, names) and, where pyarrow is installed, the same as .parquet beside it.
+
+    Returns:
+        The files written, each whole or not there.
+
+    Raises:
+        OSError: where they cannot be written.
+    """
+    path, (features, names) = Path(path), embedding
+    printable = [_printable(name) for name in names]
+    arrays = {"features": features.numpy(), "names": np.array(printable, dtype=str)}
+
+    def write(draft: Path) -> None:
+        with open(draft, "wb") as file:  # a file, because savez would add .npz to the draft's name
+            np.savez(file, **arrays)
+
+    write_atomically(path, write)
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        return [path]
+    rows = pa.FixedSizeListArray.from_arrays(pa.array(arrays["features"].ravel()), arrays["features"].shape[1])
+    table, beside = pa.table({"name": printable, "features": rows}), path.with_suffix(".parquet")
+    write_atomically(beside, lambda draft: pq.write_table(table, draft))
+    return [path, beside]
+
+
+def load_embedding(path: str | Path) -> Embedding:
+    """Read what `save_embedding` wrote as .npz."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return Embedding(torch.from_numpy(arrays["features"]), tuple(arrays["names"].tolist()))
+
+
+def write_neighbors(path: Path, names: Sequence[str], similarity: Tensor, neighbors: Tensor) -> None:
+    """Write `Index.similar` as CSV: name, rank from 1, neighbour, similarity."""
+    rows = ["name,rank,neighbour,similarity"]
+    for i, (values, found) in enumerate(zip(similarity.tolist(), neighbors.tolist(), strict=True)):
+        rows += [
+            f"{_quoted(names[i])},{rank},{_quoted(names[j])},{value:.4f}"
+            for rank, (value, j) in enumerate(zip(values, found, strict=True), start=1)
+        ]
+    write_text(path, "\n".join(rows) + "\n")
+
+
+def write_scores(path: Path, names: Sequence[str], scores: dict[str, Tensor]) -> None:
+    """Write scores (N,) by name as CSV, one row an item."""
+    rows = [",".join(["name", *scores])]
+    for i, name in enumerate(names):
+        rows.append(",".join([_quoted(name), *(f"{float(values[i]):.5f}" for values in scores.values())]))
+    write_text(path, "\n".join(rows) + "\n")
+
+
+def _printable(name: str) -> str:
+    """A file name that is no Unicode is kept with its bytes escaped rather than refused."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def _quoted(name: str) -> str:
+    return '"' + _printable(name).replace('"', '""') + '"'

@@ -1,0 +1,52 @@
+"""Every picture of the kit, from arrays only: one palette, one style, readable at slide size.
+
+`style` holds the palette and the figure, `charts` lines, bars, maps and trees, `estimates` means with their intervals,
+`graphs` graphs and walks with images as nodes, `search` look-alikes, `structure` class trees and the studies of rank
+correlation, `talk` the method in one picture. Each function returns a Picture, a matplotlib Figure, and shows nothing;
+`save` writes it as SVG and PNG. [K]
+"""
+
+from __future__ import annotations
+
+from sagkit.show.plots.boards import batch_graph, batch_walk, inside, loss_terms, pair_board, search_board
+from sagkit.show.plots.charts import comparison, curves, dendrogram, heatmaps, image_grid, intervals, scatter
+from sagkit.show.plots.graphs import graph_figure, graph_layout, point_graphs, walk_figure
+from sagkit.show.plots.structure import class_matrices, tradeoff, trees
+from sagkit.show.plots.studies import tie_ceiling, trial_map, validity_scatter
+from sagkit.show.plots.style import FAINT, INK, MARKERS, PALETTE, STYLE, Picture, save, styled
+from sagkit.show.plots.talk import method_diagram
+
+__all__ = [
+    "FAINT",
+    "INK",
+    "MARKERS",
+    "PALETTE",
+    "STYLE",
+    "Picture",
+    "batch_graph",
+    "batch_walk",
+    "class_matrices",
+    "comparison",
+    "curves",
+    "dendrogram",
+    "graph_figure",
+    "graph_layout",
+    "heatmaps",
+    "image_grid",
+    "inside",
+    "intervals",
+    "loss_terms",
+    "method_diagram",
+    "pair_board",
+    "point_graphs",
+    "save",
+    "scatter",
+    "search_board",
+    "styled",
+    "tie_ceiling",
+    "tradeoff",
+    "trees",
+    "trial_map",
+    "validity_scatter",
+    "walk_figure",
+]

@@ -1,0 +1,129 @@
+"""Tables from benchmark records: training steps, walks, neighbour searches and metrics beside their peers.
+
+    figures/results/bench/training.json, walks.json, metrics.json, notebooks.json, widgets.json   (see tests/bench_*.py)
+
+Ratios are of medians of one run on one machine, which every table names. [K]
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from sagkit.show.tables import to_markdown
+
+
+def read_bench(results) -> dict[str, dict]:
+    """Benchmark records under a folder of results, by name."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(Path(results).glob("bench/*.json"))}
+
+
+def training_table(found: dict) -> str:
+    """Pairs of views per second of each contestant, and the parts of our step, as Markdown."""
+    rates, ratios = found["training"]["pairs_per_second"], found["training"]["ratio_to_lightly"]
+    race = pd.DataFrame({"pairs/s": rates, "times lightly": ratios}).rename_axis(
+        f"batch {found['training']['batch_size']}"
+    )
+    shares = pd.DataFrame({k: f"{v:.1%}" for k, v in found["training"]["share_of_step"].items()}, index=["share"])
+    shares = shares.rename_axis("our step, laptop profile")
+    made = f"{found['training']['encoder']}, {found['training']['data']}; {_made(found['training'])}"
+    return f"{to_markdown(race)}\n\n{to_markdown(shares)}\n\n{made}"
+
+
+def walk_table(found: dict) -> str:
+    """Nanoseconds per step by contestant and number of nodes, with the ratio to numba's one thread, as Markdown."""
+    columns = {}
+    for row in found["walks"]["rows"]:
+        title = f"{row['nodes']:,} nodes, {row['walks']:,} × {row['steps']}"
+        columns[title] = {
+            name: f"{value:,.1f} ({row['ratio'][name]:.3g})" for name, value in row["nanoseconds_per_step"].items()
+        }
+    frame = pd.DataFrame(columns).fillna("not run").rename_axis("ns per step (ratio to numba)")
+    absent = {name: reason for row in found["walks"]["rows"] for name, reason in row["absent"].items()}
+    notes = [f"{name} could not be measured here ({reason})." for name, reason in absent.items()]
+    line = found["walks"]["linearity"]
+    notes.append(
+        f"Time grows as steps^{line['exponent']} from {line['total_steps'][0]:,} to {line['total_steps'][-1]:,} steps."
+    )
+    return f"{to_markdown(frame)}\n\n{' '.join(notes)} {_made(found['walks'])}"
+
+
+def neighbor_table(found: dict) -> str:
+    """Seconds, ratio and recall of neighbour searches by number of nodes, as Markdown."""
+    columns = {}
+    for row in found["walks"]["neighbors"]:
+        columns[f"{row['nodes']:,} × {row['width']}, K = {row['k']}"] = {
+            name: f"{value:.3g} s ({row['times_ours'][name]:.3g} × ours, recall {row['recall'][name]:.3g})"
+            for name, value in row["seconds"].items()
+        }
+    return f"{to_markdown(pd.DataFrame(columns).rename_axis('neighbour search'))}\n\n{_made(found['walks'])}"
+
+
+def metric_table(found: dict) -> str:
+    """Seconds of rank correlations beside scipy's, and of a full evaluation by part, as Markdown."""
+    record, columns = found["metrics"], {}
+    for row in record["rows"]:
+        columns[f"{row['name']}, {row['pairs']:,}"] = {
+            name: f"{seconds:.3g} s ({row['times_ours'][name]:.3g} × ours)" for name, seconds in row["seconds"].items()
+        }
+    race = pd.DataFrame(columns).rename_axis("Spearman and Kendall")
+    full = pd.DataFrame({name: f"{seconds:.2f}" for name, seconds in record["full"].items()}, index=["seconds"])
+    full.insert(len(full.columns), "sum", f"{sum(record['full'].values()):.1f}")
+    full = full.rename_axis(f"{record['images']:,} × {record['width']}, {record['classes']} classes")
+    drawn, every = record["rows"][0], record["rows"][-1]
+    error = max(abs(drawn[name] - every[name]) for name in ("spearman", "kendall"))
+    notes = (
+        f"Largest disagreement with scipy {max(row['disagreement'] for row in record['rows']):.1e}; the drawn pairs "
+        f"differ from all by {error:.1e}. Each kind with {record['resamplings']:,} class resamplings and as many "
+        f"relabellings. {_made(record)}"
+    )
+    return f"{to_markdown(race)}\n\n{to_markdown(full)}\n\n{notes}"
+
+
+def notebook_table(found: dict) -> str:
+    """Wall seconds of every notebook with the load of the machine before it, as Markdown."""
+    record = found["notebooks"]
+    cells = {name: [f"{s:.0f}", f"{record['load'][name]:.1f}"] for name, s in record["seconds"].items()}
+    frame = pd.DataFrame.from_dict(cells, orient="index", columns=["seconds", "load before"])
+    data = "with" if record["cifar100"] else "without"
+    notes = f"Kernel start and imports included, {data} CIFAR-100, {record['cores']} cores."
+    return f"{to_markdown(frame.rename_axis('notebook'))}\n\n{notes} {_made(record)}"
+
+
+def widget_table(found: dict) -> str:
+    """Seconds from a moved control to the new picture, by widget."""
+    record = found["widgets"]
+    cells = {name: [f"{s['median']:.2f}", f"{s['slowest']:.2f}"] for name, s in record["seconds"].items()}
+    frame = pd.DataFrame.from_dict(cells, orient="index", columns=["median s", "slowest s"])
+    notes = f"Batch of {record['batch']}; what the browser adds is not in it."
+    return f"{to_markdown(frame.rename_axis('widget'))}\n\n{notes} {_made(record)}"
+
+
+def _made(record: dict) -> str:
+    return f"{record['processor']}, {record['threads']} threads; `{record['command']}`, made at {record['commit'][:9]}."
+
+
+def bench_table(name: str, found: dict) -> str:
+    """The table of that name, or a line that says that its record is missing.
+
+    Raises:
+        ValueError: for a name of no table.
+    """
+    if name not in TABLES:
+        raise ValueError(f"no benchmark {name!r}: choose one of {', '.join(TABLES)}")
+    if {"neighbors": "walks"}.get(name, name) not in found:
+        command = f"python tests/bench_{name}.py" if name in ("notebooks", "widgets") else "make bench"
+        return f"Not measured yet: `{command}` writes the record."
+    return TABLES[name](found)
+
+
+TABLES = {
+    "training": training_table,
+    "walks": walk_table,
+    "neighbors": neighbor_table,
+    "metrics": metric_table,
+    "notebooks": notebook_table,
+    "widgets": widget_table,
+}

@@ -1,0 +1,132 @@
+"""The pictures for a talk, written anew by one command: vector and PNG, one style.
+
+    python -m sagkit.figures --out figures/talk
+
+Images are the procedural `shapes`, features the first 32 principal components of their pixels, so that the command
+needs neither a download nor a training; figures about CIFAR-100 are read from the committed records. [K]
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import torch
+from sklearn.decomposition import PCA
+
+from sagkit.augment import Augmentation, two_views
+from sagkit.data.load import load_images
+from sagkit.data.taxonomy import tree_distances
+from sagkit.graph import similarity_graph
+from sagkit.metrics.stats import Summary
+from sagkit.show import plots, scenes
+from sagkit.train.record import groups, is_control, pairs_by_seed, read_records
+from sagkit.walk import path_weight, random_walk
+
+
+def pixel_scene(images: int = 512, seed: int = 0) -> scenes.Scene:
+    """One batch of shapes with principal components as features."""
+    batch = load_images("shapes", "test").subset(slice(images))
+    flat = batch.images.flatten(1).numpy() / 255.0
+    features = torch.as_tensor(PCA(32, random_state=seed).fit_transform(flat), dtype=torch.float32)
+    return scenes.make_scene(batch.images, batch.labels, batch.class_names, features, seed=seed)
+
+
+def method_picture(scene: scenes.Scene, nodes: int = 30, k: int = 4, length: int = 3, seed: int = 2) -> plots.Picture:
+    """The method diagram from the first images of a scene: the pairs are those that the walks of this seed find."""
+    images = scene.images[:nodes]
+    graph = similarity_graph(scene.features[:nodes], k)
+    generator = torch.Generator().manual_seed(seed)
+    paths = random_walk(graph, torch.arange(nodes), length, generator=generator)
+    weight = path_weight(graph, paths)
+    visited = torch.tensor([len(set(path)) for path in paths.tolist()])
+    order = (visited * 10 + weight).argsort(descending=True)[:4].tolist()  # the walks that show most, surest first
+    pairs = [(int(paths[i, 0]), int(paths[i, -1]), float(weight[i])) for i in order]
+    a, b = two_views(images, Augmentation(size=32), generator)
+    drawn = graph.to_networkx()
+    return plots.method_diagram(images, a, b, drawn, plots.graph_layout(drawn), paths[order[0]].tolist(), pairs)
+
+
+def class_tree() -> plots.Picture:
+    """The known tree of the 27 classes of shapes, cut into its three families."""
+    from scipy.cluster.hierarchy import linkage
+    from scipy.spatial.distance import squareform
+
+    names = load_images("shapes", "test").class_names
+    tree = linkage(squareform(tree_distances(names)), "average")
+    return plots.dendrogram(tree, names, 3, "The tree behind the 27 classes of shapes")
+
+
+def purity_picture(results: Path) -> plots.Picture | None:
+    """Superclass purity on CIFAR-100 by walk length, from the committed record; None where there is none."""
+    path = results / "purity/cifar100.json"
+    if not path.exists():
+        return None
+    record = json.loads(path.read_text())
+    lines: dict[str, tuple[list, list]] = {}
+    for row in record["rows"]:
+        if row["kernel"] == "cosine" and row["k"] == 10 and row["confident"] == 1:
+            x, y = lines.setdefault(row["scope"], ([], []))
+            x.append(row["length"])
+            y.append(row["same_superclass"])
+    lines["chance"] = ([1, 8], [record["chance"]["dataset"][1]] * 2)
+    return plots.curves(lines, "walk length L", "superclass purity, CIFAR-100")
+
+
+def gain_and_price(records: list[dict], baseline: str = "vicreg") -> plots.Picture | None:
+    """What each trained row gains over the baseline in Spearman over image pairs, against what it costs in kNN.
+
+    Args:
+        records: of one profile and training set; means over seeds, with 95 % intervals from three seeds on.
+        baseline: a method; see `record.pairs_by_seed`.
+    """
+    points = {baseline: {"x": 0.0, "y": 0.0}}
+    for name, pairs in pairs_by_seed(records, baseline).items():
+        point = {}
+        for axis, key, scale in (("x", "knn", 100), ("y", "spearman_pairs", 1)):
+            over = Summary.over([scale * (ours[key] - theirs[key]) for ours, theirs in pairs])
+            point[axis] = over.mean
+            if over.interval:
+                point[f"{axis}_low"], point[f"{axis}_high"] = over.interval
+        points[re.sub(r"^sag-vicreg \((.*)\)$", r"\1", name)] = point
+    axes = {"xlabel": f"kNN, points above {baseline}", "ylabel": f"Spearman over image pairs, above {baseline}"}
+    return plots.tradeoff(points, **axes) if len(points) > 1 else None
+
+
+def controls_picture(results: Path, profile: str = "gpu-minute") -> plots.Picture | None:
+    """Walks of a profile on CIFAR-100, frozen constants and entry, and their controls; None where there are none."""
+    records, entry = groups(read_records(results)).get((profile, "cifar100"), []), results / "entry.json"
+    variants = {"default", *(record["variant"] for record in records if is_control(record))}
+    if entry.exists():
+        variants.add(json.loads(entry.read_text())["variant"])
+    return gain_and_price([r for r in records if r["method"] in ("vicreg", "sag-vicreg") and r["variant"] in variants])
+
+
+def main(out: Path = Path("figures/talk"), results: Path = Path("figures/results")) -> None:
+    """Write every picture of the talk as SVG and PNG.
+
+    Args:
+        out: folder to write to.
+        results: where committed records are read from.
+    """
+    scene = pixel_scene()
+    pictures = {
+        "method": method_picture(scene),
+        "walk": scenes.walk_view(scene, start=5, length=4, seed=1),
+        "pairs": scenes.pairing_view(scene, anchor=5, length=1, k=3, mutual=False),
+        "tree": class_tree(),
+        "purity": purity_picture(results),
+        "controls": controls_picture(results),
+        "controls-late": controls_picture(results, "tuned"),
+    }
+    for name, picture in pictures.items():
+        if picture is not None:
+            plots.save(picture, out / name)
+            print(f"{out / name}.svg and .png")
+
+
+if __name__ == "__main__":
+    import tyro
+
+    tyro.cli(main)

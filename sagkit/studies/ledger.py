@@ -1,0 +1,134 @@
+"""A ledger of runs: a text file of `sagkit.train` command lines, worked off in order, several at once, each run once.
+
+    python -m sagkit.ledger plan.txt --jobs 2
+
+    --profile tour --method vicreg --keep-at 4              # one run a line; then a branch of it
+    --profile tour --method sag-vicreg --walk-start 0.5 --trunk runs/tour/shapes/vicreg-seed0.epoch4.safetensors
+
+A run whose record and encoder lie there is passed over, an interrupted one goes on from its checkpoint, and a line with
+a trunk waits until another has kept it. A line that fails is told and the others go on. The processes that train are
+started once and share one copy of the images: on a GPU, where a run may take a minute, starting would cost as much. [K]
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import torch
+
+from sagkit.data.load import ImageSet, load_images
+from sagkit.train.config import Config
+from sagkit.train.trainer import fit, flags, judged_on, parse, stored_run
+
+POLL = 0.5  # seconds between two looks for trunks that a running line keeps
+SHOWN = ("spearman_pairs", "knn", "label_free")
+
+
+def read_plan(path: str | Path) -> list[Config]:
+    """The runs of a plan, in order; empty lines and what follows a `#` are skipped.
+
+    Raises:
+        OSError: where there is no such file.
+        ValueError: for a line that is no command line of `sagkit.train`, by its number, or a run that stands twice.
+    """
+    plan: dict[tuple, Config] = {}
+    for number, line in enumerate(Path(path).read_text().splitlines(), 1):
+        words = shlex.split(line, comments=True)
+        if not words:
+            continue
+        try:
+            config = parse(words)
+        except (ValueError, SystemExit) as error:
+            raise ValueError(f"{path}, line {number}: {error if str(error) != '2' else 'see above'}") from None
+        named = config.profile, config.data, config.method, config.variant, config.seed
+        if named in plan:
+            raise ValueError(f"{path}, line {number} is a run that stands above: give it a --variant or another --seed")
+        plan[named] = config
+    return list(plan.values())
+
+
+def work_off(plan: list[Config], jobs: int = 1, tell=print) -> list[Config]:
+    """Run a plan; returns the runs that failed or never began.
+
+    Args:
+        plan: runs, in order of preference; one that has to wait for its trunk lets others pass.
+        jobs: runs at once, each in a process of its own.
+        tell: takes one line about each run that ended.
+
+    Raises:
+        ValueError: for fewer than one job.
+    """
+    if jobs < 1:
+        raise ValueError(f"jobs must be at least 1, got {jobs}")
+    waiting, failed = [config for config in plan if not stored_run(config, config.results)], []
+    tell(f"{len(plan)} runs, {len(plan) - len(waiting)} of them done before")
+    images: dict[tuple, ImageSet] = {}
+    running: dict[Future, Config] = {}
+    with ProcessPoolExecutor(jobs, mp_context=torch.multiprocessing.get_context("spawn")) as pool:
+        while waiting or running:
+            ready = [c for c in waiting if not c.trunk or os.path.exists(c.trunk)]
+            for config in ready[: jobs - len(running)]:
+                waiting.remove(config)
+                try:
+                    running[pool.submit(_run, config, *_shared(config, images))] = config
+                except (ValueError, OSError) as error:
+                    failed.append(config)
+                    tell(f"{shlex.join(flags(config))}: {error}")
+            if waiting and not running and not ready:
+                tell(f"no run left that keeps {', '.join(sorted({c.trunk for c in waiting}))}")
+                return failed + waiting
+            for done in wait(running, POLL, FIRST_COMPLETED).done:
+                config, error = running.pop(done), done.exception()
+                failed += [config] if error else []
+                tell(f"{shlex.join(flags(config))}: {error or done.result()}")
+    return failed
+
+
+def _shared(config: Config, images: dict[tuple, ImageSet]) -> list[ImageSet]:
+    """What a run trains on and is judged on, loaded once for all, in memory that processes share."""
+    sets = []
+    for split in (config.split, judged_on(config)):
+        key = config.data, split, config.data_root
+        if key not in images:
+            images[key] = load_images(config.data, split, root=config.data_root or None)
+            images[key].images.share_memory_()
+        sets.append(images[key])
+    return sets
+
+
+def _run(config: Config, train: ImageSet, queries: ImageSet) -> str:
+    """One run, in a process of the pool; what it scored, in one line."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    run = fit(config, train, queries, progress=False)
+    return ", ".join(f"{name} {run.record['metrics'][name]:.4f}" for name in SHOWN if name in run.record["metrics"])
+
+
+def main(plan: str, /, jobs: int = 1) -> None:
+    """Work off a plan of runs.
+
+    Args:
+        plan: text file, one run a line: the flags of `python -m sagkit.train`.
+        jobs: runs at once.
+    """
+    try:
+        failed = work_off(read_plan(plan), jobs)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"sagkit.ledger: {error}") from None
+    except BrokenProcessPool:
+        raise SystemExit(
+            "sagkit.ledger: a run was ended from outside, as when memory runs out: start again with fewer --jobs; "
+            "what is finished is kept, and the rest goes on from its last epoch"
+        ) from None
+    if failed:
+        raise SystemExit(f"sagkit.ledger: {len(failed)} runs failed: mend them and start again, the others are done")
+
+
+if __name__ == "__main__":
+    import tyro
+
+    tyro.cli(main, prog="python -m sagkit.ledger")

@@ -1,0 +1,107 @@
+"""The entry: the setting of the walks that a search on validation images chose, before the test images are looked at.
+
+    python -m sagkit.entry        read the records of profile search, write figures/results/entry.json, print its flags
+    python -m sagkit.entry --profile gpu-search           likewise, figures/results/entry-gpu-search.json
+
+The rule stands before the search [K]: of the walks (controls are no candidates), the largest Spearman over image pairs
+among settings that lose at most one point of kNN against VICReg of the same seed, trained alike but for the pairing.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+from sagkit.train.config import Config, configure
+from sagkit.train.record import command_line, groups, provenance, read_records, write_text
+from sagkit.train.trainer import FREE_FIELDS, LATER_FIELDS, spelled
+
+MOST_LOST = 0.01  # of kNN, one point
+NO_SETTING = FREE_FIELDS | {"precision", "devices"}  # fields that do not change what is learned
+RULE = "largest Spearman over image pairs among walks that lose at most one point of kNN against VICReg, by seed"
+SHOWN = ("spearman_pairs", "kendall_pairs", "spearman_centroid", "knn", "superclass_knn", "label_free")
+
+
+def choose(records: list[dict]) -> tuple[dict, dict]:
+    """The record of the entry and that of VICReg beside it.
+
+    Args:
+        records: of one profile and training set; `read_records` gives them.
+
+    Raises:
+        ValueError: where VICReg or every candidate is missing.
+    """
+    plain = {r["seed"]: r for r in records if (r["method"], r["variant"]) == ("vicreg", "default")}
+    if not plain:
+        raise ValueError("no VICReg among the records of the search: train it first, with the same seed")
+    walks = _walks(records, plain)
+    allowed = [r for r in walks if r["metrics"]["knn"] >= plain[r["seed"]]["metrics"]["knn"] - MOST_LOST]
+    if not allowed:
+        raise ValueError(f"none of {len(walks)} walks loses at most {MOST_LOST:.0%} of kNN: search elsewhere")
+    best = max(allowed, key=lambda r: r["metrics"]["spearman_pairs"])
+    return best, plain[best["seed"]]
+
+
+def fields_of(record: dict) -> dict:
+    """What a record's setting says beyond its profile and method, without what changes nothing or names the run."""
+    preset, now = configure(record["method"], record["profile"]).to_dict(), Config().to_dict() | record["config"]
+    named = NO_SETTING | {"variant", "seed", "data"}
+    return {name: now[name] for name in preset if name not in named and now[name] != preset[name]}
+
+
+def entry_of(records: list[dict]) -> dict:
+    """The entry as it is stored: rule, fields, flags, and what it scored beside VICReg on validation images."""
+    best, plain = choose(records)
+    fields = fields_of(best)
+    return {
+        "rule": RULE,
+        "trials": len(_walks(records, {plain["seed"]: plain})),
+        "method": best["method"],
+        "variant": best["variant"],
+        "fields": fields,
+        "flags": shlex.join(spelled(fields)),
+        "validation": {"entry": _shown(best), "vicreg": _shown(plain)},
+        "command": command_line("sagkit.entry"),
+        **provenance(),
+    }
+
+
+def main(results: str = "figures/results", profile: str = "search", data: str = "cifar100") -> None:
+    """Choose the entry from the records of a search and store it.
+
+    Args:
+        results: folder of run records; the entry is written into it.
+        profile: of the search.
+        data: training set of the search.
+    """
+    try:
+        entry = entry_of(groups(read_records(results)).get((profile, data), []))
+    except ValueError as error:
+        raise SystemExit(f"sagkit.entry: {error}") from None
+    name = "entry" if profile == "search" else f"entry-{profile}"
+    write_text(Path(results) / f"{name}.json", json.dumps(entry, indent=1) + "\n")
+    settings = f"--method {entry['method']} --variant {entry['variant']} {entry['flags']}"
+    print(f"{entry['variant']}, of {entry['trials']} trials: {settings}")
+
+
+def _walks(records: list[dict], plain: dict[int, dict]) -> list[dict]:
+    """Records of walks, no controls, that differ from VICReg of the same seed in their pairing alone."""
+    walks = [r for r in records if r["method"] == "sag-vicreg" and r["config"]["pairs"] == "walk"]
+    return [r for r in walks if r["seed"] in plain and _recipe(r) == _recipe(plain[r["seed"]])]
+
+
+def _recipe(record: dict) -> dict:
+    """What a run with walks shares with VICReg: all of its setting but the pairing, and what changes nothing."""
+    setting = Config().to_dict() | record["config"]
+    return {name: value for name, value in setting.items() if name not in NO_SETTING | LATER_FIELDS}
+
+
+def _shown(record: dict) -> dict[str, float]:
+    return {name: record["metrics"][name] for name in SHOWN}
+
+
+if __name__ == "__main__":
+    import tyro
+
+    tyro.cli(main, prog="python -m sagkit.entry")

@@ -1,0 +1,206 @@
+"""Says in plain words what is wrong with an embedding or a training run, by which number, and what to try.
+
+    spread          rms distance of the features from their mean / rms length of the features
+    effective rank  exp(entropy of the covariance's eigenvalues, scaled to sum 1)          [R: RankMe, on eigenvalues]
+
+    python -m sagkit.doctor RECORD.json | EMBEDDING.npz
+
+Source: [R] VICReg's own account of collapse: variance term at 1, covariance and invariance at 0; RankMe takes singular
+values where this takes their squares; [K] the thresholds, set between what trained, untrained and broken networks of
+this kit showed: spread 0.18 untrained, 0.33 trained, below 0.01 collapsed; effective rank 4 to 20 of 128 against 1
+to 3. They tell where to look closer and belong in no table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sagkit.metrics import labelfree
+from sagkit.walk import Pairs
+
+LEAST_SPREAD = 0.02
+LEAST_RANK = 3.0  # or a quarter of F or N - 1, where that is less
+MOST_UNUSED = 0.5  # share of dimensions that hardly vary
+GONE_VARIANCE, GONE_COVARIANCE = 0.95, 1e-3  # of VICReg's terms: standard deviations below 0.05, covariances of 0
+MOST_COVARIANCE = 100.0  # a covariance term that trains stays below 10
+RISE = 2.0  # factor between a loss and an earlier one
+STRUCTURE = ("label_free", "spearman_pairs")  # readouts of a log, the first that it holds
+FALL, LEAST_FALL = 0.1, 0.05  # share of its best value that structure may lose, or this much: readouts are samples
+BATCH_SHARE = 10  # a neighbour list may hold one image of a batch in ten
+SURE = 3.0  # standard errors
+
+
+class Diagnosis(NamedTuple):
+    """One finding: its name, "error" (results are worthless) or "warning", the number that shows it, what to try."""
+
+    name: str
+    severity: str
+    evidence: str
+    remedy: str
+
+
+def effective_rank(x: np.ndarray) -> float:
+    """exp of the entropy of the covariance's eigenvalues of rows (N, F); 1 to min(F, N - 1), 0 without variance."""
+    return labelfree.effective_rank(np.linalg.svd(x - x.mean(axis=0), compute_uv=False) ** 2)
+
+
+def examine(features) -> list[Diagnosis]:
+    """What is wrong with an embedding; an empty list where nothing is found.
+
+    Args:
+        features: (N, F), tensor or array, N at least 2.
+
+    Raises:
+        ValueError: for another shape.
+    """
+    x = np.asarray(features, dtype=np.float64)
+    if x.ndim != 2 or len(x) < 2:
+        raise ValueError(f"features must be (N, F) with N >= 2, got {x.shape}")
+    finite = np.isfinite(x).all(axis=1)
+    if not finite.all():
+        found = f"{(~finite).sum()} of {len(x)} rows hold NaN or infinity, the first is row {int((~finite).argmax())}"
+        return [Diagnosis("not finite", "error", found, "lower the learning rate, go back to the last good checkpoint")]
+    centred = x - x.mean(axis=0)
+    spread = np.sqrt((centred**2).sum() / max((x**2).sum(), 1e-300))
+    if spread < LEAST_SPREAD:
+        found = f"all images look alike: features spread {spread:.2g} of their length (least {LEAST_SPREAD})"
+        return [Diagnosis("collapse", "error", found, "raise var (25 is the default), lower the learning rate")]
+    rank, least = effective_rank(x), min(LEAST_RANK, x.shape[1] / 4, (len(x) - 1) / 4)
+    std = centred.std(axis=0)
+    unused = float((std < 0.01 * std.max()).mean())
+    if rank < least or unused > MOST_UNUSED:
+        found = f"effective rank {rank:.1f} (least {least:.1f}), {unused:.0%} of {x.shape[1]} dimensions hardly vary"
+        remedy = "raise cov (1 is the default), lower the learning rate, train longer, or widen the projector"
+        return [Diagnosis("partial collapse", "warning", found, remedy)]
+    return []
+
+
+def examine_run(log: Sequence[Mapping[str, float]]) -> list[Diagnosis]:
+    """What is wrong with a run, from its log: one entry an epoch (or step) with `loss`, VICReg's terms and readouts.
+
+    Keys that an entry lacks are not judged, so that any loop's losses will do.
+    """
+    found = []
+    for i, entry in enumerate(log):
+        bad = [name for name, value in entry.items() if not math.isfinite(value)]
+        if bad:
+            told = f"{', '.join(bad)} of entry {entry.get('epoch', i)} is not a finite number"
+            remedy = "lower the learning rate; go on from the last good checkpoint; replay the step that was kept"
+            return [Diagnosis("not finite", "error", told, remedy)]
+    if log and log[-1].get("variance", 0) >= GONE_VARIANCE and log[-1].get("covariance", 1) <= GONE_COVARIANCE:
+        told = f"variance term {log[-1]['variance']:.3f} of at most 1 and covariance term {log[-1]['covariance']:.1g}"
+        remedy = "raise var (25 is the default), lower the learning rate"
+        found.append(Diagnosis("collapse", "error", f"{told}: every image has one projection", remedy))
+    return found + _rate_too_high(log) + _structure_falls(log)
+
+
+def _rate_too_high(log) -> list[Diagnosis]:
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    told = None
+    for i, loss in enumerate(losses[1:], start=1):
+        if loss > RISE * min(losses[:i]) > 0:
+            told = f"the loss rose from {min(losses[:i]):.4g} to {loss:.4g} (entry {i + 1})"
+            break
+    largest = max((entry.get("covariance", 0) for entry in log), default=0)
+    if largest > MOST_COVARIANCE:
+        told = f"the covariance term reached {largest:.3g} (most {MOST_COVARIANCE:g})"
+    remedy = "divide lr by 10; lengthen warmup_epochs"
+    return [Diagnosis("learning rate too high", "error", told, remedy)] if told else []
+
+
+def _structure_falls(log) -> list[Diagnosis]:
+    for name in STRUCTURE:
+        read = [(entry[name], entry["loss"]) for entry in log if name in entry and "loss" in entry]
+        if len(read) < 3:
+            continue
+        best = max(range(len(read)), key=lambda i: read[i][0])
+        (peak, loss_then), (last, loss_now) = read[best], read[-1]
+        if peak > 0 and last < peak - max(FALL * peak, LEAST_FALL) and read[-2][0] < peak and loss_now < loss_then:
+            told = (
+                f"{name} fell from {peak:.3f} to {last:.3f} while the loss fell from {loss_then:.4g} to {loss_now:.4g}"
+            )
+            remedy = "stop at the best readout; lower alpha, start the walks later, keep only confident pairs"
+            return [Diagnosis("loss falls, structure falls", "warning", told, remedy)]
+    return []
+
+
+def examine_settings(batch_size: int, k: int) -> list[Diagnosis]:
+    """Whether a batch is large enough for its neighbour lists: k may be a tenth of it at most."""
+    if k * BATCH_SHARE <= batch_size:
+        return []
+    told = f"k = {k} neighbours are {k / batch_size:.0%} of a batch of {batch_size} (most {1 / BATCH_SHARE:.0%})"
+    remedy = f"batch_size {k * BATCH_SHARE} or more, k = {max(1, batch_size // BATCH_SHARE)}, or scope queue or dataset"
+    return [Diagnosis("batch too small for k", "warning", f"{told}: lists must take in strangers", remedy)]
+
+
+def examine_pairs(pairs: Pairs, labels: Tensor | None = None, view: Tensor | None = None) -> list[Diagnosis]:
+    """Whether walk pairs are better than chance, by labels or, without any, by features that the walks did not see.
+
+    Args:
+        pairs: as WalkPairing gives them, from features of one set of views.
+        labels: classes (N,) of the images; chance is that two different images share one.
+        view: features (N, F) of other views of the same images; chance is the similarity of random pairs.
+
+    Raises:
+        ValueError: without labels and view.
+    """
+    away = (pairs.anchor != pairs.positive) & (pairs.weight > 0)
+    anchor, positive = pairs.anchor[away], pairs.positive[away]
+    remedy = "start the walks later, use a larger batch or scope dataset, mutual edges, smaller k and length"
+    if not len(anchor):
+        told = f"none of {len(pairs.anchor)} pairs has a weight"
+        return [Diagnosis("walk pairs at chance", "warning", told, remedy)]
+    if labels is not None:
+        count = torch.bincount(labels).double()
+        chance = float((count * (count - 1)).sum() / (len(labels) * (len(labels) - 1)))
+        agreement, what = (labels[anchor] == labels[positive]).double(), "pairs of one class"
+        error = math.sqrt(chance * (1 - chance) / len(anchor))
+    elif view is not None:
+        unit = torch.nn.functional.normalize((view - view.mean(dim=0)).double(), dim=1)
+        similar = (unit @ unit.T)[~torch.eye(len(unit), dtype=torch.bool)]
+        agreement, what = (unit[anchor] * unit[positive]).sum(dim=1), "similarity of pairs in views not walked on"
+        chance, error = float(similar.mean()), float(similar.std()) / math.sqrt(len(anchor))
+    else:
+        raise ValueError("pairs are judged by labels or by features of other views: give one of them")
+    if float(agreement.mean()) > chance + SURE * error:
+        return []
+    told = f"{what}: {float(agreement.mean()):.3f}, chance {chance:.3f} ± {error:.3f}, over {len(anchor)} pairs"
+    return [Diagnosis("walk pairs at chance", "warning", told, remedy)]
+
+
+def tell(diagnoses: Sequence[Diagnosis]) -> str:
+    """Findings as text, one paragraph each."""
+    lines = [f"{d.severity}: {d.name}. {d.evidence}.\n  Try: {d.remedy}." for d in diagnoses]
+    return "\n".join(lines) or "nothing found that looks wrong"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line: judge a run record or an embedding."""
+    parser = argparse.ArgumentParser(prog="python -m sagkit.doctor", description=__doc__.splitlines()[0])
+    parser.add_argument("path", type=Path, help="a run record (.json), or an embedding (.npz with `features`)")
+    path = parser.parse_args(arguments).path
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                found = examine(arrays["features"])
+        else:
+            record = json.loads(path.read_text())
+            found = examine_run(record["log"])
+            if record["method"] == "sag-vicreg" and record["config"]["scope"] == "batch":
+                found += examine_settings(record["config"]["batch_size"], record["config"]["k"])
+    except (OSError, KeyError, ValueError) as error:
+        raise SystemExit(f"sagkit.doctor: {path} is no run record or embedding ({error})") from None
+    print(tell(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,299 @@
+"""Checkpoints without pickle: tensors in safetensors, everything else as JSON in its header, written atomically.
+
+A nested state (dicts and lists of tensors and plain values) is flattened to tensors named by number and path and
+rebuilt on load, so loading can never run code. A file is complete or absent: it is written beside its place and then
+renamed. [K]
+
+----
+Run records: one JSON file per finished run, from which every published number is read.
+
+    figures/results/<profile>/<train_set>/<method>[-<variant>]-seed<N>.json    and, for laptop, .safetensors beside it
+
+The encoder beside a record is float16 and the record's metrics are those of that very file, so that
+`python -m sagkit.report --reevaluate` finds the same numbers. [K]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from sagkit.model import Encoder, make_encoder
+
+
+def save_state(path: str | Path, state: Any) -> None:
+    """Write a nested state of dicts, lists, tensors and JSON values to one file, atomically.
+
+    Raises:
+        TypeError: for a value that is neither a tensor nor JSON.
+        OSError: where it cannot be written, on a full disk for one; the old file is kept.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    skeleton = _strip(state, "", tensors)
+
+    def write(draft: Path) -> None:
+        try:
+            save_file(tensors, draft, metadata={"skeleton": json.dumps(skeleton)})
+        except SafetensorError as error:  # is no OSError, whatever its cause
+            raise OSError(f"{path} cannot be written ({error})") from None
+
+    write_atomically(path, write)
+
+
+def load_state(path: str | Path) -> Any:
+    """Read what `save_state` wrote; tensors come back on the CPU.
+
+    Raises:
+        ValueError: for a file that is not a complete checkpoint.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            return _fill(json.loads(file.metadata()["skeleton"]), tensors)
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} is not a complete sagkit checkpoint ({error}): delete it to start afresh") from None
+
+
+def write_atomically(path: str | Path, write) -> None:
+    """Call `write(draft path)` and rename the draft to `path`; a failure leaves the old file and no draft."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(draft)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_atomically(path, lambda draft: Path(draft).write_text(text, encoding="utf-8"))
+
+
+def _strip(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(value, torch.Tensor):
+        name = f"{len(tensors)}{name}"  # numbered, so that {"a/b": x, "a": {"b": y}} are two tensors
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return {"tensor": name}
+    if isinstance(value, dict):  # items as pairs: JSON would turn integer keys into strings
+        for key in value:
+            if not isinstance(key, bool | int | str):
+                raise TypeError(f"cannot store the key {key!r} at {name!r} in a checkpoint")
+        return {"dict": [[key, _strip(v, f"{name}/{key}", tensors)] for key, v in value.items()]}
+    if isinstance(value, list | tuple):
+        return {"list": [_strip(v, f"{name}/{i}", tensors) for i, v in enumerate(value)]}
+    if value is None or isinstance(value, bool | int | float | str):
+        return {"value": value}
+    raise TypeError(f"cannot store {type(value).__name__} at {name!r} in a checkpoint")
+
+
+def _fill(node: dict, tensors: dict[str, torch.Tensor]) -> Any:
+    ((kind, content),) = node.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: _fill(value, tensors) for key, value in content}
+    if kind == "list":
+        return [_fill(value, tensors) for value in content]
+    return content
+
+
+SIM = 25  # weight of the invariance term, VICReg authors
+NAMED = (
+    "shapes",
+    "cifar10",
+    "cifar100",
+    "cifar100-80a",
+    "cifar100-80b",
+    "cifar100-lt",
+)  # data sets whose records nothing else may mix with
+# Fields in which records of one row of a table may differ.
+FREE_OF_ROW = {"seed", "threads", "precision", "accelerator", "devices", "results", "runs", "data_root"}
+FREE_OF_ROW |= {"readout_every", "snapshots", "probe", "resamplings", "keep_at", "trunk"}
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "lightning-fabric")
+
+
+def record_path(results, profile: str, train_set: str, method: str, variant: str, seed: int) -> Path:
+    """Where the record of a run lies; a folder or .npz file goes by its last name, marked if that is a data set's."""
+    name = method if variant == "default" else f"{method}-{variant}"
+    if train_set not in NAMED:
+        given = Path(train_set).resolve().name.removesuffix(".npz")
+        train_set = f"{given}-folder" if given in NAMED or not given else given
+    return Path(results) / profile / train_set / f"{name}-seed{seed}.json"
+
+
+def run_path(config, folder) -> Path:
+    """Where a run of a `config.Config` lies: its record under `config.results`, its checkpoint under `config.runs`."""
+    return record_path(folder, config.profile, config.data, config.method, config.variant, config.seed)
+
+
+def snapshot_path(path: Path, epoch: int) -> Path:
+    """Where the encoder of a run after some epoch lies: beside its record."""
+    return path.with_name(f"{path.stem}.epoch{epoch}.safetensors")
+
+
+def command_line(module: str) -> str:
+    """The command that runs now, of a module's command line, as it can be pasted into a shell."""
+    return shlex.join(["python", "-m", module, *sys.argv[1:]])
+
+
+def write_record(path: Path, record: dict) -> None:
+    """Write one record, atomically."""
+    write_text(path, json.dumps(record, indent=1) + "\n")
+
+
+def read_records(results) -> list[dict]:
+    """Every record under a folder, in order of path; each with its own `path`."""
+    paths = sorted(p for p in Path(results).rglob("*-seed*.json"))
+    return [{**json.loads(p.read_text()), "path": str(p)} for p in paths]
+
+
+def groups(records: list[dict]) -> dict[tuple[str, str], list[dict]]:
+    """Records by (profile, training set)."""
+    found = defaultdict(list)
+    for record in records:
+        found[record["profile"], record["train_set"]].append(record)
+    return dict(found)
+
+
+def rows_of(records: list[dict]) -> dict[str, list[dict]]:
+    """Records of one row each, untrained networks first.
+
+    Raises:
+        ValueError: where records of one row were made with different settings.
+    """
+    rows = defaultdict(list)
+    for record in records:
+        rows[row_name(record)].append(record)
+    for name, (first, *others) in rows.items():
+        for other in others:
+            a, b = first["config"], other["config"]
+            differing = [f"{k} {a[k]} and {b[k]}" for k in a if k in b and k not in FREE_OF_ROW and a[k] != b[k]]
+            if differing:
+                raise ValueError(
+                    f"records of {name!r} differ in {', '.join(differing)}: give one of the settings a --variant"
+                )
+    return dict(sorted(rows.items(), key=lambda item: (item[1][0]["config"]["epochs"] > 0, item[0])))
+
+
+def pairs_by_seed(records: list[dict], baseline: str = "vicreg") -> dict[str, list[tuple[dict, dict]]]:
+    """By trained row, in order of name and seed: a run's figures and those of the baseline's run of the same seed.
+
+    A seed fixes weights, image order and views alike. The baseline is a method, see `matching_row`, or any one row.
+    """
+    rows, found = rows_of(trained(records)), {}
+    for name, runs in rows.items():
+        other = matching_row(name, baseline, rows)
+        theirs = {run["seed"]: run["metrics"] for run in rows.get(other, ()) if other != name}
+        ours = sorted((run for run in runs if run["seed"] in theirs), key=itemgetter("seed"))
+        if ours:
+            found[name] = [(run["metrics"], theirs[run["seed"]]) for run in ours]
+    return found
+
+
+def trained(records: list[dict]) -> list[dict]:
+    """Without those of untrained networks."""
+    return [record for record in records if record["config"]["epochs"] > 0]
+
+
+def is_control(record: dict) -> bool:
+    """Whether a run is a control: pairs that no walk found, or an invariance term stronger than VICReg's authors'."""
+    return record["config"].get("pairs", "walk") != "walk" or record["config"]["sim"] > SIM
+
+
+def matching_row(row: str, baseline: str, rows: Iterable[str]) -> str:
+    """The baseline's row to set a row against: of the same variant where there is one, or else the one without.
+
+    A run that is longer than usual, or has another learning rate, is compared with a baseline that is and has, too.
+
+    Args:
+        row: see `row_name`.
+        baseline: a method; or a row with a variant, which then stands against all.
+        rows: the trained rows there are.
+    """
+    same = f"{baseline}{row.removeprefix(row.split()[0])}"
+    return same if same in rows and same != row else baseline
+
+
+def row_name(record: dict) -> str:
+    """The row of a table that a record belongs to: its method, and its variant if it has one."""
+    return record["method"] if record["variant"] == "default" else f"{record['method']} ({record['variant']})"
+
+
+def stored_encoder(record: dict) -> Path | None:
+    """Where the encoder of a record that was read lies, beside it; None where none is stored."""
+    path = Path(record["path"]).with_suffix(".safetensors")
+    return path if path.is_file() else None
+
+
+def save_encoder(path, encoder: Encoder, name: str) -> None:
+    """Store an encoder as float16, with its name and channel statistics.
+
+    Statistics of vectors and series stay float32: a column of years would lose its differences.
+    """
+    whole = set() if encoder.mean.ndim == 4 else {"mean", "std"}
+    half = {k: v.half() if v.is_floating_point() and k not in whole else v for k, v in encoder.state_dict().items()}
+    save_state(path, {"name": name, "state": half})
+
+
+def load_encoder(path) -> Encoder:
+    """Rebuild a stored encoder in float32 and evaluation mode."""
+    stored = load_state(path)
+    encoder = make_encoder(stored["name"], *(stored["state"][name].flatten() for name in ("mean", "std")))
+    encoder.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in stored["state"].items()})
+    return encoder.eval().to(memory_format=torch.channels_last)
+
+
+def provenance() -> dict:
+    """Commit, versions and hardware of this process."""
+    return {
+        "commit": _commit(),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "processor": _processor(),
+    }
+
+
+def _commit() -> str:
+    if given := os.environ.get("SAGKIT_COMMIT"):  # of a copy of the tree, sent to a machine without its history
+        return given
+    here = Path(__file__).resolve().parents[1]
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        changed = subprocess.run(["git", "status", "--porcelain", "."], cwd=here, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "not in a git checkout"
+    return head.stdout.strip() + ("-modified" if changed.stdout.strip() else "")
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,105 @@
+"""Benchmark tables: ratios, absent peers and provenance stand where a reader looks."""
+
+import pandas as pd
+import pytest
+
+from sagkit.show.tables import to_markdown
+from sagkit.studies.benchmarks import (
+    bench_table,
+    metric_table,
+    neighbor_table,
+    notebook_table,
+    walk_table,
+    widget_table,
+)
+from sagkit.studies.tables import fill_marked
+
+MADE = {"processor": "a machine", "threads": 2, "command": "make bench", "commit": "0123456789abcdef"}
+
+
+def row(nodes: int, spent: dict[str, float], **fields) -> dict:
+    fastest = spent["numba"]
+    return {"nodes": nodes, "walks": 10 * nodes, "steps": 5, "nanoseconds_per_step": spent,
+            "ratio": {name: value / fastest for name, value in spent.items()}, "absent": {}, **fields}  # fmt: skip
+
+
+def test_a_peer_that_ran_at_one_size_only_is_not_run_at_the_other_and_an_absent_one_is_named():
+    rows = [
+        row(10, {"ours": 5.0, "numba": 20.0, "slow": 4000.0}, absent={"DGL": "no wheel"}),
+        row(1000, {"ours": 8, "numba": 16}),
+    ]
+    line = {"exponent": 1.01, "total_steps": [100, 10_000]}
+    text = walk_table({"walks": {**MADE, "rows": rows, "linearity": line}})
+    assert "| ours | 5.0 (0.25) | 8.0 (0.5) |" in text
+    assert "| slow | 4,000.0 (200) | not run |" in text
+    assert "10 nodes, 100 × 5" in text
+    assert "DGL could not be measured here (no wheel)." in text
+    assert "steps^1.01 from 100 to 10,000 steps" in text
+    assert "a machine, 2 threads; `make bench`, made at 012345678." in text
+
+
+def test_a_neighbour_search_shows_time_ratio_and_recall():
+    found = {"nodes": 5000, "width": 64, "k": 10, "seconds": {"ours": 0.5, "peer": 2.0},
+             "times_ours": {"ours": 1.0, "peer": 4.0}, "recall": {"ours": 1.0, "peer": 0.98}}  # fmt: skip
+    records = {"walks": {**MADE, "neighbors": [found]}}
+    assert "| peer | 2 s (4 × ours, recall 0.98) |" in neighbor_table(records)
+    assert bench_table("neighbors", records) == neighbor_table(records)
+
+
+def test_a_benchmark_without_a_record_is_not_measured_yet():
+    for name in ("training", "walks", "neighbors", "metrics"):
+        assert bench_table(name, {}) == "Not measured yet: `make bench` writes the record."
+    assert "`python tests/bench_notebooks.py` writes" in bench_table("notebooks", {})
+    with pytest.raises(ValueError, match="no benchmark 'trainings': choose one of training, walks"):
+        bench_table("trainings", {})
+
+
+def test_metrics_show_time_ratio_the_error_of_drawing_and_the_sum_of_a_full_evaluation():
+    rows = [
+        {"name": name, "pairs": pairs, "seconds": {"ours": 0.5, "scipy": 2.5},
+         "times_ours": {"ours": 1.0, "scipy": 5.0}, "disagreement": wrong, "spearman": spearman, "kendall": 0.1}
+        for name, pairs, wrong, spearman in (("drawn", 1000, 1e-15, 0.2), ("all pairs", 5000, 3e-14, 0.25))
+    ]  # fmt: skip
+    record = {**MADE, "rows": rows, "full": {"pairs": 2.0, "centroid": 1.25}, "resamplings": 1000, "images": 10_000,
+              "width": 128, "classes": 100}  # fmt: skip
+    text = metric_table({"metrics": record})
+    assert "| scipy | 2.5 s (5 × ours) | 2.5 s (5 × ours) |" in text
+    assert "drawn, 1,000 | all pairs, 5,000" in text
+    assert "| 10,000 × 128, 100 classes | pairs | centroid | sum |" in text
+    assert "| seconds | 2.00 | 1.25 | 3.2 |" in text
+    assert "Largest disagreement with scipy 3.0e-14; the drawn pairs differ from all by 5.0e-02." in text
+
+
+def test_notebooks_show_their_seconds_the_load_before_them_and_whether_cifar_was_there():
+    record = {**MADE, "seconds": {"00_tour": 41.6, "01_more": 9.4}, "load": {"00_tour": 0.04, "01_more": 1.97},
+              "cores": 2, "cifar100": False}  # fmt: skip
+    text = notebook_table({"notebooks": record})
+    assert "| 00_tour | 42 | 0.0 |" in text
+    assert "| 01_more | 9 | 2.0 |" in text
+    assert "without CIFAR-100, 2 cores. a machine, 2 threads; `make bench`, made at 012345678." in text
+
+
+def test_widgets_show_the_median_and_the_slowest_answer():
+    record = {**MADE, "batch": 512, "seconds": {"walk player": {"median": 0.123, "slowest": 0.456}}}
+    text = widget_table({"widgets": record})
+    assert "| walk player | 0.12 | 0.46 |" in text
+    assert "Batch of 512" in text
+
+
+def test_marked_places_are_filled_one_by_one_and_the_rest_stays():
+    text = "a\n<!-- bench x -->\nold\n<!-- /bench -->\nb\n<!-- bench y z -->\n\n<!-- /bench -->\n"
+    text += "<!-- table x -->\nc\n<!-- /table -->"
+    filled = fill_marked(text, "bench", lambda *words: "+".join(words))
+    assert filled == text.replace("old", "x").replace("y z -->\n\n", "y z -->\ny+z\n")
+    assert fill_marked(filled, "bench", lambda *words: "+".join(words)) == filled
+
+
+def test_a_mark_with_nothing_in_it_is_filled_and_does_not_reach_for_the_next_closing_mark():
+    text = "<!-- bench x -->\n<!-- /bench -->\nkept\n<!-- bench y -->\nold\n<!-- /bench -->\n"
+    wanted = "<!-- bench x -->\nx\n<!-- /bench -->\nkept\n<!-- bench y -->\ny\n<!-- /bench -->\n"
+    assert fill_marked(text, "bench", str) == wanted
+
+
+def test_a_table_is_github_markdown():
+    frame = pd.DataFrame({"n": [1, 2], "s": ["a", "b"]}, index=pd.Index(["p", "q"], name="row"))
+    assert to_markdown(frame) == "| row | n | s |\n| --- | --: | --: |\n| p | 1 | a |\n| q | 2 | b |"

@@ -1,0 +1,101 @@
+"""Pictures for a talk show what was computed: images, pairs and figures are read back from the drawing."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.collections import PathCollection
+
+from sagkit.data.load import make_shapes
+from sagkit.graph import similarity_graph
+from sagkit.show import plots, scenes
+from sagkit.studies import figures
+from sagkit.walk import random_walk
+
+
+@pytest.fixture(scope="module")
+def scene():
+    batch = make_shapes(40, size=16, seed=2)
+    features = batch.images.flatten(1).float()[:, ::40] / 255
+    return scenes.make_scene(batch.images, batch.labels, batch.class_names, features)
+
+
+def shown(axis) -> np.ndarray:
+    return np.moveaxis(np.asarray(axis.images[0].get_array()), -1, 0)
+
+
+def test_the_method_diagram_pairs_images_by_walks_of_its_graph(scene):
+    nodes, k, length, seed = 20, 3, 2, 5
+    figure = figures.method_picture(scene, nodes, k, length, seed)
+    small = [axis for axis in figure.axes if axis.images]  # rows of image, view, view, anchor, positive
+    assert len(small) == 20
+    graph = similarity_graph(scene.features[:nodes], k)
+    paths = random_walk(graph, torch.arange(nodes), length, generator=torch.Generator().manual_seed(seed))
+    ends = {int(path[0]): int(path[-1]) for path in paths}
+    index = {image.numpy().tobytes(): node for node, image in enumerate(scene.images[:nodes])}
+    anchors = [index[shown(axis).tobytes()] for axis in small[0::5]]
+    assert [index[shown(axis).tobytes()] for axis in small[3::5]] == anchors
+    assert [index[shown(axis).tobytes()] for axis in small[4::5]] == [ends[anchor] for anchor in anchors]
+    unit = torch.nn.functional.normalize(scene.features[:nodes] - scene.features[:nodes].mean(0), dim=1)
+    for anchor in anchors:
+        a, b, c = paths[anchor].tolist()
+        weight = float(unit[a] @ unit[b]).__abs__() * float(unit[b] @ unit[c]).__abs__()
+        assert f"w {weight:.2f}" in [text.get_text() for text in figure.texts] or a == c
+
+
+def test_the_class_tree_cuts_into_the_three_families():
+    labels = [tick.get_text() for tick in figures.class_tree().axes[0].get_xticklabels()]
+    assert len(labels) == 27
+    family = {}
+    for label in labels:
+        number, name = label.split(" · ")
+        family.setdefault(number, set()).add(name.split("/")[0])
+    assert sorted(family.values(), key=min) == [{"angular"}, {"radial"}, {"round"}]
+
+
+def test_purity_is_the_records(tmp_path):
+    assert figures.purity_picture(tmp_path) is None
+    base = {"kernel": "cosine", "k": 10, "confident": 1.0, "scope": "batch"}
+    rows = [{**base, "length": length, "same_superclass": value} for length, value in ((1, 0.3), (8, 0.1))]
+    rows += [{**rows[0], "k": 3, "same_superclass": 0.9}]
+    (tmp_path / "purity").mkdir()
+    (tmp_path / "purity/cifar100.json").write_text(json.dumps({"rows": rows, "chance": {"dataset": [0.01, 0.05]}}))
+    lines = figures.purity_picture(tmp_path).axes[0].lines
+    np.testing.assert_array_equal(lines[0].get_xydata(), [[1, 0.3], [8, 0.1]])
+    np.testing.assert_array_equal(lines[1].get_ydata(), [0.05, 0.05])
+
+
+def test_gain_and_price_are_means_of_differences_by_seed_with_their_intervals():
+    def run(method, variant, seed, knn, spearman):
+        metrics = {"knn": knn, "spearman_pairs": spearman}
+        return {"method": method, "variant": variant, "seed": seed, "config": {"epochs": 1}, "metrics": metrics}
+
+    plain = [run("vicreg", "default", seed, 0.3 + seed / 10, 0.1 + seed / 10) for seed in range(3)]
+    walks = [run("sag-vicreg", "nearest", s, 0.3 + s / 10 - 0.01 * s, 0.1 + s / 10 + 0.02) for s in range(3)]
+    axis = figures.gain_and_price([*plain, *walks]).axes[0]
+    places = [container.lines[0].get_xydata()[0] for container in axis.containers]
+    np.testing.assert_allclose(places, [[0, 0], [-1, 0.02]], atol=1e-12)  # -0, -1 and -2 points
+    ends = axis.containers[1].lines[2][0].get_segments()[0][:, 0]
+    np.testing.assert_allclose(ends, [-1 - 4.302653 / 3**0.5, -1 + 4.302653 / 3**0.5], rtol=1e-5)  # t(0.975; 2)
+    assert {text.get_text() for text in axis.texts} == {"vicreg", "nearest"}
+    assert figures.gain_and_price(plain) is None
+
+
+def test_a_batch_is_painted_where_its_points_are(scene):
+    xy = np.stack([np.arange(40) % 8, np.arange(40) // 8], axis=1).astype(float)
+    graph, alone = similarity_graph(scene.features, 2).to_networkx(), np.arange(40) == 3
+    axis = plots.batch_graph(graph, xy, scene.images, alone).axes[0]
+    canvas = axis.images[0].get_array()
+    height, width = canvas.shape[:2]
+    for node, (x, y) in enumerate(plots.inside(xy)):
+        row, column = round((1 - y) * height), round(x * width)
+        image = scene.images[node].permute(1, 2, 0).numpy()
+        around = [
+            canvas[r - 8 : r + 8, c - 8 : c + 8, :3]
+            for r in range(row - 1, row + 2)
+            for c in range(column - 1, column + 2)
+        ]
+        assert any(np.array_equal(part, image) for part in around)  # to a pixel
+    (squares,) = (c for c in axis.collections if isinstance(c, PathCollection))
+    np.testing.assert_allclose(squares.get_offsets()[0], plots.inside(xy)[3])

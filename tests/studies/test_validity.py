@@ -1,0 +1,179 @@
+"""The validity study by another route: scipy, explicit loops, and one small run from images to table."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from sagkit.data.load import load_images, make_shapes
+from sagkit.metrics import labelfree
+from sagkit.metrics.evaluate import references
+from sagkit.metrics.labelfree import structure_score
+from sagkit.metrics.semantic import rank_correlation
+from sagkit.studies import validity
+from sagkit.studies.zoo import Member, histogram
+
+DESIGNS = list(validity.DESIGNS)
+
+
+def rows(n: int = 24, seed: int = 0) -> list[dict]:
+    """Rows of a study whose designs follow the semantic score with more and more noise."""
+    rng, found = np.random.default_rng(seed), []
+    for i in range(n):
+        row = {"name": f"m{i}", "kind": ("trained", "degraded")[i % 3 == 0], "run": f"r{i}", "side": i % 2}
+        for split in ("val", "test"):
+            semantic = float(rng.normal())
+            noise = 0.3 * np.arange(1, len(DESIGNS) + 1) * rng.normal(size=len(DESIGNS))
+            scores = dict(zip(DESIGNS, (semantic + noise).tolist(), strict=True))
+            scores |= {name: float(rng.normal()) for name in validity.RIVALS}
+            width = 0.3 * rng.random()
+            row[split] = {"semantic": semantic, "interval": [semantic - width, semantic + width], "scores": scores}
+            row[split]["halves"] = [semantic + 0.3 * rng.normal(), semantic + 0.3 * rng.normal()]
+        found.append(row)
+    return found
+
+
+def test_validity_is_the_rank_correlation_over_embeddings():
+    scores, semantic = np.random.default_rng(0).normal(size=(2, 30))
+    scores[3] = scores[7]
+    assert validity.validity(scores, semantic) == pytest.approx(spearmanr(scores, semantic).statistic)
+    assert validity.validity(np.ones(30), semantic) == 0
+
+
+def test_the_best_on_the_first_half_and_validation_images_is_chosen():
+    study = rows()
+    half = [row for row in study if row["side"] == 0]
+    semantic = [row["val"]["semantic"] for row in half]
+    found = {d: spearmanr([row["val"]["scores"][d] for row in half], semantic).statistic for d in DESIGNS}
+    assert validity.choose(study) == max(found, key=found.get)
+    winner = DESIGNS[17]
+    for row in half:
+        row["val"]["scores"][winner] = row["val"]["semantic"]
+    assert validity.choose(study) == winner
+
+
+def test_the_choice_looks_neither_at_the_second_half_nor_at_test_images():
+    study = rows()
+    chosen, changed = validity.choose(study), copy.deepcopy(study)
+    worst = DESIGNS[-1]
+    for row in changed:
+        for split in ("val", "test") if row["side"] else ("test",):
+            row[split]["scores"][worst] = row[split]["semantic"]
+            row[split]["scores"][chosen] = -row[split]["semantic"]
+    assert validity.choose(changed) == chosen
+
+
+def test_a_rival_is_no_design_and_is_never_chosen():
+    study = rows()
+    for row in study:
+        row["val"]["scores"]["RankMe"] = row["val"]["semantic"]
+    assert validity.choose(study) in DESIGNS
+
+
+def test_only_pairs_whose_intervals_are_apart_have_an_order():
+    study, right, clear = rows(), 0, 0
+    scores = np.array([row["test"]["scores"][DESIGNS[5]] for row in study])
+    for i, a in enumerate(study):
+        for j, b in enumerate(study):
+            if a["test"]["interval"][0] > b["test"]["interval"][1]:
+                clear += 1
+                right += scores[i] > scores[j]
+    assert 0 < right < clear < 24 * 23 / 2
+    assert validity.ordered(scores, study) == (right, clear)
+    assert validity.ordered(np.zeros(24), study) == (0, clear)
+
+
+def test_reliability_is_that_of_spearman_and_brown():
+    study = rows()
+    half = spearmanr(*np.array([row["test"]["halves"] for row in study]).T).statistic
+    assert validity.reliability(study) == pytest.approx(2 * half / (1 + half))
+
+
+def test_the_table_judges_on_the_second_half_and_marks_the_chosen_design():
+    study = {"rows": rows(40)}
+    shown, chosen = validity.table(study, bootstrap=50), validity.choose(study["rows"])
+    assert [name for name in shown.index if name.startswith("**")] == [f"**{chosen}**"]
+    second = [row["test"] for row in study["rows"] if row["side"] == 1]
+    for name in ("RankMe", "two standard views: Ward 20"):
+        wanted = spearmanr([row["scores"][name] for row in second], [row["semantic"] for row in second]).statistic
+        value, _, interval = shown.loc[name, "half B, test"].partition(" ")
+        assert float(value) == pytest.approx(wanted, abs=0.006)
+        low, high = (float(v) for v in interval.strip("[]").split(", "))
+        assert low <= float(value) <= high
+
+
+def test_a_design_chosen_in_another_study_is_judged_on_the_whole_zoo():
+    design = DESIGNS[11]
+    study = {"rows": rows(40), "design": design}
+    every = [row["test"] for row in study["rows"]]
+    wanted = spearmanr([row["scores"][design] for row in every], [row["semantic"] for row in every]).statistic
+    shown = validity.table(study, bootstrap=50)
+    assert float(shown.loc[f"**{design}**", "all, test"].split(" ")[0]) == pytest.approx(wanted, abs=0.006)
+    assert "half B, test" not in shown.columns
+
+
+def test_an_unknown_design_is_refused():
+    with pytest.raises(SystemExit, match=r"no design 'guess': choose one of two standard views: distances"):
+        validity.main(design="guess")
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return validity.prepare(make_shapes(240, seed=3), "shapes", n=110, seed=0)
+
+
+def test_a_member_is_judged_by_labels_once_and_by_views_for_everything_else(scene):
+    found = validity.judge(Member("colours", "hand-made", "colours", histogram), scene, bootstrap=20)
+    h = histogram(scene.images)
+    assert found["semantic"] == pytest.approx(rank_correlation(h, scene.labels, scene.reference).spearman, abs=1e-5)
+    assert found["interval"][0] < found["semantic"] < found["interval"][1]
+    assert found["scores"].keys() == {*DESIGNS, *validity.RIVALS}
+    f = {name: histogram(view).astype(float) for name, view in scene.views.items()}
+    wanted = {
+        "clean, changed: distances": structure_score(f["clean"], f["changed0"]).score,
+        "two changed views: heights of trees": labelfree.tree_agreement(f["changed0"], f["changed1"]),
+        "RankMe": labelfree.rankme(f["clean"]),
+        "plain cophenetic": labelfree.cophenetic(f["clean"]),
+    }
+    for name, value in wanted.items():
+        assert found["scores"][name] == pytest.approx(value, abs=1e-5), name
+
+
+def test_views_are_the_same_for_all_members_and_halves_share_no_class(scene):
+    again = validity.prepare(make_shapes(240, seed=3), "shapes", n=110, seed=0)
+    for name, view in scene.views.items():
+        np.testing.assert_array_equal(view, again.views[name])
+    h, halves = histogram(scene.images), []
+    classes = np.random.default_rng(0).permutation(27)
+    for half in (classes[:14], classes[14:]):
+        rows = [i for i, label in enumerate(scene.labels) if label in half]
+        halves.append(rank_correlation(h[rows], scene.labels[rows], scene.reference).spearman)
+    assert validity.class_halves(h, scene) == pytest.approx(halves)
+
+
+def test_a_study_goes_on_from_its_cache_and_writes_its_record(tmp_path, capsys):
+    done = ("pixels", "gradients", "pixels, 8 components", "pixels, 64 components")
+    for i, row in enumerate(rows(4)):
+        kept = {**row, "name": done[i], "kind": "hand-made", "run": done[i]}
+        path = tmp_path / f"cache/shapes/{done[i]}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(kept))
+    where = {"results": str(tmp_path / "results"), "cache": str(tmp_path / "cache")}
+    validity.main(data="shapes", n=110, **where)
+    record = json.loads((tmp_path / "results/validity/shapes.json").read_text())
+    assert sorted(row["name"] for row in record["rows"]) == sorted([*done, "colour histogram"])
+    fresh = next(row for row in record["rows"] if row["name"] == "colour histogram")
+    test = load_images("shapes", "test")
+    reference = next(iter(references("shapes", test.class_names).values()))
+    wanted = rank_correlation(histogram(test.images), test.labels, reference).spearman
+    assert fresh["test"]["semantic"] == pytest.approx(wanted, abs=1e-5)
+    assert fresh["val"]["semantic"] != fresh["test"]["semantic"]
+    taken = next(row for row in record["rows"] if row["name"] == "gradients")
+    assert taken["test"]["semantic"] == rows(4)[1]["test"]["semantic"]
+    said = capsys.readouterr().out
+    assert "5 hand-made" in said
+    assert said.count(" of 5  ") == 1  # the others were there
+    validity.main(data="shapes", n=110, **where)
+    assert " of 5  " not in capsys.readouterr().out

@@ -1,0 +1,200 @@
+"""Methods: SAG-VICReg that does not walk is VICReg bit for bit, its ramp, precision, and what gather sees."""
+
+import pytest
+import torch
+
+from sagkit.loss import sag_vicreg_loss, vicreg_loss
+from sagkit.model import Encoder, NarrowResNet, make_projector
+from sagkit.pairing import DatasetPairing, Queue, WalkPairing
+from sagkit.train.methods import DatasetSAGVICReg, Ramp, SAGVICReg, VICReg
+
+
+def build(method: str = "sag-vicreg", seed: int = 0, **fields) -> VICReg:
+    torch.manual_seed(seed)
+    encoder = Encoder(NarrowResNet(4, (1, 1)), 8, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    if method == "vicreg":
+        return VICReg(encoder, make_projector(8, 16, 12), **fields)
+    ramp = Ramp(fields.pop("alpha", 0.5), fields.pop("start", 0.0), fields.pop("warmup", 0.0))
+    if method == "dataset":
+        return DatasetSAGVICReg(
+            encoder, make_projector(8, 16, 12), **{"pairing": DatasetPairing(), "ramp": ramp, **fields}
+        )
+    fields = {"pairing": WalkPairing(k=4, seed=1), "ramp": ramp, **fields}
+    return SAGVICReg(encoder, make_projector(8, 16, 12), **fields)
+
+
+def batch(step: int, n: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    clean = torch.rand(n, 3, 8, 8, generator=generator)
+    return tuple((clean + 0.2 * torch.rand(n, 3, 8, 8, generator=generator)).clamp(0, 1) for _ in range(2))
+
+
+def train(method: VICReg, epochs) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """Parameters and buffers after one step per entry of `epochs`, and the losses on the way."""
+    optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-2)
+    losses = []
+    for step, epoch in enumerate(epochs):
+        loss = method(*batch(step), epoch).total
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return {k: v for k, v in method.state_dict().items() if not k.startswith("pairing")}, losses
+
+
+def assert_same(a, b) -> None:
+    assert a[1] == b[1]
+    assert a[0].keys() == b[0].keys()
+    for name in a[0]:
+        assert torch.equal(a[0][name], b[0][name]), name
+
+
+EPOCHS = [0.0, 0.5, 1.0, 1.5, 2.0]
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("ramp", [{"alpha": 0.0}, {"start": 2.5}, {"start": 2.0, "warmup": 1.0}])
+def test_without_a_walk_sag_vicreg_trains_to_vicregs_very_weights(ramp, keep):
+    # The last case ends at the first epoch of the ramp, where alpha is still 0.
+    assert_same(train(build(keep=keep, **ramp), EPOCHS), train(build("vicreg"), EPOCHS))
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_walk_term_acts_from_its_start_on_and_not_before(keep):
+    plain, walked = train(build("vicreg"), EPOCHS), train(build(start=1.5, keep=keep), EPOCHS)
+    assert walked[1][:3] == plain[1][:3]
+    assert walked[1][3] != plain[1][3]
+    assert not torch.equal(walked[0]["encoder.backbone.0.weight"], plain[0]["encoder.backbone.0.weight"])
+
+
+def test_training_repeats_exactly():
+    assert_same(train(build(), EPOCHS), train(build(), EPOCHS))
+    assert train(build(pairing=WalkPairing(k=4, seed=2)), EPOCHS)[1] != train(build(), EPOCHS)[1]
+
+
+@pytest.mark.parametrize(
+    ("start", "warmup", "expected"),
+    [
+        (2.0, 4.0, {0.0: 0, 1.99: 0, 2.0: 0, 3.0: 0.2, 4.0: 0.4, 5.5: 0.7, 6.0: 0.8, 100.0: 0.8}),
+        (2.0, 0.0, {0.0: 0, 1.99: 0, 2.0: 0.8, 3.0: 0.8}),
+        (0.0, 0.0, {0.0: 0.8}),
+        (0.0, 1.0, {0.0: 0, 0.25: 0.2, 1.0: 0.8}),
+    ],
+)
+def test_the_ramp_in_closed_form(start, warmup, expected):
+    ramp = Ramp(0.8, start, warmup)
+    assert {epoch: ramp.at(epoch) for epoch in expected} == pytest.approx(expected)
+
+
+def test_the_loss_is_that_of_projections_features_and_pairs_worked_out_outside():
+    a, b = batch(0)
+    weights = {"sim": 3.0, "var": 5.0, "cov": 7.0}
+    method, outside = build(**weights), build()
+    ha, hb = outside.encoder(a), outside.encoder(b)
+    za, zb = outside.projector(ha), outside.projector(hb)
+    pairs = WalkPairing(k=4, seed=1)(ha, hb)
+    loss = method(a, b)
+    assert torch.equal(loss.total, sag_vicreg_loss(za, zb, pairs, 0.5, **weights).total)
+    assert loss.terms["walk"] > 0
+    assert torch.equal(build("vicreg", **weights)(a, b).total, vicreg_loss(za, zb, **weights).total)
+
+
+def test_gather_collects_features_and_projections_of_the_global_batch():
+    """Two processes by hand: what the other one holds is appended, and the loss is that of the whole."""
+    local, remote = batch(0), batch(1)
+    whole = build().eval()  # evaluation mode, since batch statistics stay local to a process
+    expected = whole(*(torch.cat(views) for views in zip(local, remote, strict=True)))
+    with torch.no_grad():
+        h = [whole.encoder(view) for view in remote]
+        z = [whole.projector(x) for x in h]
+    queue = [*h, *z]  # in the order VICReg gathers: both features, both projections
+    method = build(gather=lambda x: torch.cat([x, queue.pop(0)])).eval()
+    loss = method(*local)
+    assert not queue
+    torch.testing.assert_close(loss.total, expected.total)
+    torch.testing.assert_close(loss.terms["walk"], expected.terms["walk"])
+
+
+@pytest.mark.parametrize("method", ["vicreg", "sag-vicreg"])
+def test_under_autocast_the_loss_is_float32_and_of_the_projections_as_they_are(method):
+    a, b = batch(0, n=32)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = build(method)(a, b)
+        outside = build(method)
+        za, zb = (outside.projector(outside.encoder(view)) for view in (a, b))
+    assert za.dtype == torch.bfloat16
+    assert loss.total.dtype == torch.float32
+    plain = vicreg_loss(za.float(), zb.float())
+    for name, term in plain.terms.items():
+        assert torch.equal(loss.terms[name], term), name
+    loss.total.backward()
+
+
+def test_features_reach_the_pairing_without_their_gradient():
+    seen = []
+
+    class Watching(WalkPairing):
+        def forward(self, ha, hb, bank=None):
+            seen.extend([ha.requires_grad, hb.requires_grad])
+            return super().forward(ha, hb, bank)
+
+    build(pairing=Watching(k=4))(*batch(0))
+    assert seen == [False, False]
+
+
+def test_parts_of_a_step_are_timed():
+    method = build()
+    method(*batch(0))
+    assert method.watch.read().keys() == {"encoder", "projector", "graph", "walk", "loss"}
+    assert method.watch.read() == {}
+
+
+def test_under_queue_scope_walks_end_on_the_last_batches_and_pull_towards_their_stored_projections():
+    method, outside = build(queue=Queue(2)), build()
+    stored = []  # features and projections of the two batches before
+    for step in range(4):
+        a, b = batch(step)
+        ha, hb = outside.encoder(a), outside.encoder(b)
+        za, zb = outside.projector(ha), outside.projector(hb)
+        pairing = WalkPairing(k=4, seed=1)
+        pairing.step = step
+        if stored:
+            bank, qa, qb = (torch.cat(parts) for parts in zip(*stored[-2:], strict=True))
+            pairs = pairing(ha, hb, bank)
+            assert int(pairs.positive.max()) >= 16
+            expected = sag_vicreg_loss(za, zb, pairs, 0.5, bank=(qa, qb))
+        else:
+            expected = sag_vicreg_loss(za, zb, pairing(ha, hb), 0.5)
+        loss = method(a, b)
+        torch.testing.assert_close(loss.total, expected.total)
+        torch.testing.assert_close(loss.terms["walk"], expected.terms["walk"])
+        stored.append(((ha + hb).detach() / 2, za.detach(), zb.detach()))
+
+
+def test_a_queue_that_is_resumed_goes_on_as_if_it_had_not_stopped():
+    whole = build(queue=Queue(2))
+    for step in range(3):
+        whole(*batch(step))
+    part = build(queue=Queue(2), seed=5)
+    part.load_state_dict(whole.state_dict())
+    assert torch.equal(part(*batch(3)).total, whole(*batch(3)).total)
+    other = build()
+    assert not torch.equal(other(*batch(3)).total, whole(*batch(3)).total)
+
+
+def test_the_dataset_graph_is_built_from_the_ramps_first_epoch_on_at_every_mth_epoch():
+    built = []
+    method = build("dataset", start=2.5, rebuild=3)
+
+    def features():
+        built.append(epoch)
+        return torch.randn(40, 6, generator=torch.Generator().manual_seed(epoch))
+
+    for epoch in range(10):
+        method.begin_epoch(epoch, features)
+    assert built == [2, 3, 6, 9]
+    index = torch.arange(40)
+    generator = torch.Generator().manual_seed(0)
+    assert torch.equal(method.second_images(index, 2.4, generator), index)
+    assert not torch.equal(method.second_images(index, 3.0, generator), index)
+    assert torch.equal(build("vicreg").second_images(index, 3.0, generator), index)
