@@ -7,18 +7,20 @@ return and in-out parameters (Grover and Leskovec 2016); [K] inverse-CDF samplin
 (product of max(0, similarity) along the path), and that a walk which ends at home is a pair of weight 0.
 
 `walk_from_uniforms` is pure tensor arithmetic, so it compiles, runs where its inputs live and never waits for the
-host; `random_walk` draws the uniforms from a generator; `sample_pairs` turns walks into pairs. A step finds its slot by
+host; `random_walk` draws the uniforms from a generator, `weighted_walk` multiplies similarities as it goes, and
+`sample_pairs` turns walks into pairs. A step finds its slot by
 bisection of the row's cumulative weights: log2 K rounds of gather, compare and add over all walks at once, with
 positions instead of (row, slot) and 32-bit numbers while they fit.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sagkit.graph import Graph
@@ -40,30 +42,51 @@ def no_pairs(device=None) -> Pairs:
     return Pairs(index, index, torch.empty(0, device=device))
 
 
+class Walk(NamedTuple):
+    """S walks of L steps as they went.
+
+    paths: the nodes, first to last.
+    weight: confidence of each walk in [0, 1]: the product of max(0, similarity) along the edges it took since it last
+        jumped back to its start, and 0 where it ended there; 1 per edge on a graph without similarities [K].
+    restarted: whether a step jumped back to the start instead of following an edge.
+    """
+
+    paths: Int[Tensor, "S L+1"]
+    weight: Float[Tensor, " S"]
+    restarted: Bool[Tensor, "S L"]
+
+
 class Tables(NamedTuple):
     """What walks read of a graph; kept by a caller who walks one graph many times.
 
     cdf: cumulative weights of each row, slots filled up to a power of two with 2, flattened.
     ahead: the position in `cdf` where the row of each slot's neighbour begins.
     bits: log2 of the slots of a row.
+    confidence: max(0, similarity) of each slot, flattened likewise; None on a graph without similarities.
     """
 
     cdf: Float[Tensor, " slots"]
     ahead: Int[Tensor, " slots"]
     bits: int
+    confidence: Float[Tensor, " slots"] | None = None
 
 
 def walk_tables(graph: Graph) -> Tables:
-    """Tables of a graph; of order N K."""
+    """Tables of a graph; of order N K. A node whose weights are all 0 is its own neighbour: a walk stays there."""
     n, k = graph.weights.shape
     bits = (k - 1).bit_length()
     filling = (0, 2**bits - k)
     # A parallel scan (CUDA) may round the sum differently on either side of a slot of weight 0: its interval is closed.
     cdf = graph.weights.cumsum(dim=1).masked_fill(graph.weights == 0, 0).cummax(dim=1).values
-    cdf = F.pad(cdf / cdf[:, -1:], filling, value=2.0)  # the last slot ends at exactly 1, so that u < 1 finds one
+    stuck = cdf[:, -1:] == 0  # (N, 1)
+    cdf = torch.where(stuck, 1, cdf / cdf[:, -1:])  # the last slot ends at exactly 1, so that u < 1 finds one
     positions = torch.int32 if n << bits < 2**31 else torch.int64
-    ahead = F.pad(graph.neighbors.to(positions) << bits, filling)
-    return Tables(cdf.flatten(), ahead.flatten(), bits)
+    own = torch.arange(n, device=graph.neighbors.device)[:, None]
+    ahead = F.pad(torch.where(stuck, own, graph.neighbors).to(positions) << bits, filling)
+    confidence = graph.similarity
+    if confidence is not None:
+        confidence = F.pad(confidence.clamp(min=0).masked_fill(stuck, 1), filling).flatten()
+    return Tables(F.pad(cdf, filling, value=2.0).flatten(), ahead.flatten(), bits, confidence)
 
 
 def walk_from_uniforms(
@@ -87,13 +110,23 @@ def walk_from_uniforms(
     A slot of weight 0 is never taken: its interval of the cumulative sum is empty. In memory the returned tensor holds
     one step of all walks after the other.
     """
-    cdf, ahead, bits = walk_tables(graph) if tables is None else tables
-    rounds = [(1 << b, cdf[(1 << b) - 1 :]) for b in reversed(range(bits))]
-    idle, below_one = restart + lazy, 1 - torch.finfo(u.dtype).eps / 2
-    home = here = starts.to(ahead.dtype) << bits
+    tables = walk_tables(graph) if tables is None else tables
+    step = _stepper(tables, u.dtype, restart, lazy)
+    home = here = starts.to(tables.ahead.dtype) << tables.bits
     path = [home]
-    for step in range(u.shape[0]):
-        draw = u[step]
+    for draw in u:
+        here, _ = step(home, here, draw)
+        path.append(here)
+    return (torch.stack(path) >> tables.bits).long().T
+
+
+def _stepper(tables: Tables, dtype: torch.dtype, restart: float, lazy: float):
+    """One step of all walks, in positions of `tables.cdf`: (home, here, draw) to (there, slot whose edge was drawn)."""
+    cdf, ahead, bits, _ = tables
+    rounds = [(1 << b, cdf[(1 << b) - 1 :]) for b in reversed(range(bits))]
+    idle, below_one = restart + lazy, 1 - torch.finfo(dtype).eps / 2
+
+    def step(home: Tensor, here: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
         # Rescaled uniforms may round up to 1, which lies past the last slot: kept at the largest float below it.
         forward = ((draw - idle) / (1 - idle)).clamp(0, below_one) if idle else draw
         slot = here
@@ -104,9 +137,26 @@ def walk_from_uniforms(
             there = torch.where(draw < idle, here, there)
         if restart:
             there = torch.where(draw < restart, home, there)
-        here = there
+        return there, slot
+
+    return step
+
+
+def _weigh(tables: Tables, starts: Tensor, u: Tensor, restart: float, lazy: float) -> Walk:
+    """Walks on the given uniforms with their weights; the paths are those of `walk_from_uniforms`."""
+    step = _stepper(tables, u.dtype, restart, lazy)
+    home = here = starts.to(tables.ahead.dtype) << tables.bits
+    path, product, restarted = [home], torch.ones_like(u[0]), u < restart
+    for draw, jump in zip(u, restarted, strict=True):
+        here, slot = step(home, here, draw)
         path.append(here)
-    return (torch.stack(path) >> bits).long().T
+        if tables.confidence is None:
+            continue
+        along = product * tables.confidence.index_select(0, slot)
+        if lazy:
+            along = torch.where(draw < restart + lazy, product, along)
+        product = along.masked_fill(jump, 1) if restart else along
+    return Walk((torch.stack(path) >> tables.bits).long().T, product * (here != home), restarted.T)
 
 
 def random_walk(
@@ -135,35 +185,66 @@ def random_walk(
         tables: `walk_tables(graph)`, if the caller keeps them.
 
     Raises:
-        ValueError: for a length below 1, probabilities outside [0, 1), p or q that are not positive, or p and q
-            together with restart or lazy.
+        ValueError: for a length below 1, probabilities outside [0, 1), p or q that are not positive and finite, or p
+            and q together with restart or lazy.
     """
+    _check(length, restart, lazy)
+    if p == q == 1:
+        tables = walk_tables(graph) if tables is None else tables
+
+        def some(nodes: Tensor, u: Tensor) -> tuple[Tensor]:
+            return (walk_from_uniforms(graph, nodes, u, restart, lazy, tables),)
+
+        return _in_parts(some, starts, length, generator)[0]
+    if not (0 < p < math.inf and 0 < q < math.inf):
+        raise ValueError(f"p and q must be greater than 0 and finite, got p = {p}, q = {q}: 1 is the plain walk")
+    if restart or lazy:
+        raise ValueError(f"p and q need restart = lazy = 0, got restart = {restart}, lazy = {lazy}")
+    u = torch.rand(length, len(starts), generator=generator, device=graph.neighbors.device)
+    return _second_order_walk(graph, starts, u, p, q)
+
+
+@torch.no_grad()
+def weighted_walk(
+    graph: Graph,
+    starts: Int[Tensor, " S"],
+    length: int,
+    restart: float = 0.0,
+    generator: torch.Generator | None = None,
+    *,
+    lazy: float = 0.0,
+    tables: Tables | None = None,
+) -> Walk:
+    """The walks of `random_walk` with their weights and restarts, which a path alone does not tell: a walk may come
+    home along an edge or by a jump. The arguments are those of `random_walk`.
+
+    Raises:
+        ValueError: for a length below 1 or probabilities outside [0, 1).
+    """
+    _check(length, restart, lazy)
+    tables = walk_tables(graph) if tables is None else tables
+    return Walk(*_in_parts(lambda nodes, u: _weigh(tables, nodes, u, restart, lazy), starts, length, generator))
+
+
+def _check(length: int, restart: float, lazy: float) -> None:
     if length < 1:
         raise ValueError(f"walk length must be at least 1 step, got {length}")
     if not 0 <= restart < 1:
         raise ValueError(f"restart must be a probability in [0, 1), got {restart}")
     if not 0 <= lazy < 1 - restart:
         raise ValueError(f"lazy must be a probability in [0, 1 - restart = {1 - restart:g}), got {lazy}")
-    device = graph.neighbors.device
-    if p == q == 1 and device.type == "cpu" and len(starts) > CPU_WALKS:
-        return _walk_in_parts(graph, starts, length, restart, generator, lazy, tables or walk_tables(graph))
-    u = torch.rand(length, len(starts), generator=generator, device=device)
-    if p == q == 1:
-        return walk_from_uniforms(graph, starts, u, restart, lazy, tables)
-    if not (p > 0 and q > 0):
-        raise ValueError(f"p and q must be greater than 0, got p = {p}, q = {q}: 1 is the plain walk")
-    if restart or lazy:
-        raise ValueError(f"p and q need restart = lazy = 0, got restart = {restart}, lazy = {lazy}")
-    return _second_order_walk(graph, starts, u, p, q)
 
 
-def _walk_in_parts(graph, starts, length, restart, generator, lazy, tables) -> Tensor:
-    """Millions of walks at once would spend their time on memory that was never touched before."""
-    paths = torch.empty(length + 1, len(starts), dtype=torch.int64)
-    for some, out in zip(starts.split(CPU_WALKS), paths.split(CPU_WALKS, dim=1), strict=True):
-        u = torch.rand(length, len(some), generator=generator)
-        out.copy_(walk_from_uniforms(graph, some, u, restart, lazy, tables).T)
-    return paths.T
+def _in_parts(walks, starts: Tensor, length: int, generator: torch.Generator | None) -> tuple[Tensor, ...]:
+    """`walks(starts, uniforms)`, whose results have one row a walk; many walks on a CPU take turns, because all at once
+    would spend their time on memory that was never touched before."""
+    device = starts.device
+    parts = starts.split(CPU_WALKS) if device.type == "cpu" else (starts,)
+    done = [walks(some, torch.rand(length, len(some), generator=generator, device=device)) for some in parts]
+    if len(done) == 1:
+        return tuple(done[0])
+    columns = zip(*done, strict=True)  # walk by walk in the last axis, as they lie in memory
+    return tuple(torch.cat([part.movedim(0, -1) for part in parts], dim=-1).movedim(-1, 0) for parts in columns)
 
 
 def _second_order_walk(graph, starts, u, p, q) -> Tensor:
@@ -177,27 +258,40 @@ def _second_order_walk(graph, starts, u, p, q) -> Tensor:
             bias = torch.where(near, 1.0, 1 / q).masked_fill(ahead == before[:, None], 1 / p)
             weights = weights * bias
         cdf = weights.cumsum(dim=1)
-        slot = torch.searchsorted(cdf / cdf[:, -1:], draw[:, None], right=True)
-        before, here = here, ahead.gather(1, slot)[:, 0]
+        stuck = cdf[:, -1:] == 0
+        slot = torch.searchsorted(torch.where(stuck, 1, cdf / cdf[:, -1:]), draw[:, None], right=True)
+        before, here = here, torch.where(stuck, here[:, None], ahead.gather(1, slot))[:, 0]
         path.append(here)
     return torch.stack(path).T
 
 
-def path_weight(graph: Graph, paths: Int[Tensor, "S path"]) -> Float[Tensor, " S"]:
-    """Confidence of a path, in [0, 1]: the product of max(0, similarity) along its edges; 0 if it ends at home [K].
+def path_weight(
+    graph: Graph, paths: Int[Tensor, "S path"], restarted: Bool[Tensor, "S hops"] | None = None
+) -> Float[Tensor, " S"]:
+    """Confidence of given paths, in [0, 1]; see `Walk.weight`, which a walk has of itself.
 
-    A hop along no edge is a lazy step, which changes nothing, or a restart, from which the product begins anew. A graph
-    without similarities gives weight 1.
+    A hop to where one is, is a lazy step, and a hop to the start along no edge of positive weight a restart. Whether a
+    hop to the start along an edge was a restart, a path does not tell: `restarted` does, and without it none was.
+
+    Raises:
+        ValueError: for a path with a hop that is none of these.
     """
     away = (paths[:, -1] != paths[:, 0]).to(graph.weights.dtype)
-    if graph.similarity is None:
-        return away
     product = torch.ones_like(away)
-    for here, there in zip(paths.T[:-1], paths.T[1:], strict=True):
+    for hop, (here, there) in enumerate(zip(paths.T[:-1], paths.T[1:], strict=True)):
         taken = graph.neighbors.index_select(0, here) == there[:, None]  # (S, K): the slot that the hop went through
-        similarity = graph.similarity.index_select(0, here).clamp(min=0).masked_fill(~taken, 0).amax(dim=1)
-        jump = ~taken.any(dim=1)
-        product = torch.where(jump & (there == paths[:, 0]), 1.0, product * torch.where(jump, 1.0, similarity))
+        taken &= graph.weights.index_select(0, here) > 0
+        along, home = taken.any(dim=1), there == paths[:, 0]
+        jump = home & ~along if restarted is None else restarted[:, hop]
+        if bool((wrong := ~(along | jump | (here == there))).any()):
+            s = int(wrong.nonzero()[0, 0])
+            hop = f"{int(here[s])} -> {int(there[s])}"
+            raise ValueError(
+                f"path {s} takes the hop {hop}, which is no edge of this graph: give the one it was walked on"
+            )
+        if graph.similarity is not None:
+            similarity = graph.similarity.index_select(0, here).clamp(min=0).masked_fill(~taken, 0).amax(dim=1)
+            product = (product * torch.where(along, similarity, 1.0)).masked_fill(jump, 1)
     return product * away
 
 
@@ -249,8 +343,8 @@ def sample_pairs(
         raise ValueError(f"walks per anchor must be at least 1, got {walks}")
     every = torch.arange(len(graph), device=graph.neighbors.device) if anchors is None else anchors
     anchor = every.repeat_interleave(walks)
-    paths = random_walk(graph, anchor, length, restart, generator, lazy=lazy)
-    positive, weight = paths[:, -1], path_weight(graph, paths)
+    paths, weight, _ = weighted_walk(graph, anchor, length, restart, generator, lazy=lazy)
+    positive = paths[:, -1]
     if unique:
         ends = positive.view(-1, walks)
         again = (ends[:, :, None] == ends[:, None, :]).tril(diagonal=-1).any(dim=2)  # (A, W)

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from sagkit.graph import Graph, similarity_graph
-from sagkit.walk import CPU_WALKS, path_weight, random_walk, sample_pairs, walk_from_uniforms, walk_tables
+from sagkit.walk import (
+    CPU_WALKS,
+    path_weight,
+    random_walk,
+    sample_pairs,
+    walk_from_uniforms,
+    walk_tables,
+    weighted_walk,
+)
 
 DRAWS = 40_000
 LEVEL = 1e-3 / 12  # a family of at most twelve chi-square tests each, at 0.1 % together; seeds are fixed
@@ -185,6 +193,69 @@ def test_a_restart_begins_the_product_anew_and_a_lazy_step_leaves_it():
     graph = Graph(torch.tensor([[1], [2], [3], [0]]), torch.ones(4, 1), torch.tensor([[0.5], [0.25], [0.75], [0.125]]))
     paths = torch.tensor([[0, 1, 0, 1], [0, 1, 1, 2], [0, 1, 2, 3], [0, 1, 2, 0]])
     assert path_weight(graph, paths).tolist() == [0.5, 0.125, 0.09375, 0.0]
+
+
+def scalar_walk(graph, start, draws, restart, lazy):
+    """One walk by hand: path, weight, restarts; similarities are multiplied along the edges that were taken."""
+    here, weight, path, jumps = start, 1.0, [start], []
+    for draw in draws:
+        jumps.append(draw < restart)
+        if draw < restart:
+            here, weight = start, 1.0
+        elif draw >= restart + lazy:
+            shares = graph.weights[here].double()
+            reached = (shares.cumsum(0) / shares.sum()).tolist()
+            slot = next(s for s, share in enumerate(reached) if (draw - restart - lazy) / (1 - restart - lazy) < share)
+            weight *= max(0.0, float(graph.similarity[here, slot]))
+            here = int(graph.neighbors[here, slot])
+        path.append(here)
+    return path, weight * (here != start), jumps
+
+
+@pytest.mark.parametrize(("restart", "lazy", "length"), [(0.0, 0.0, 3), (0.3, 0.0, 4), (0.2, 0.3, 5)])
+def test_a_walk_multiplies_the_similarities_of_the_edges_it_took_since_its_last_restart(graph, restart, lazy, length):
+    starts = torch.arange(12).repeat_interleave(300)
+    walk = weighted_walk(graph, starts, length, restart, seeded(5), lazy=lazy)
+    u = torch.rand(length, len(starts), generator=seeded(5))
+    by_hand = [
+        scalar_walk(graph, s, draws, restart, lazy) for s, draws in zip(starts.tolist(), u.T.tolist(), strict=True)
+    ]
+    assert walk.paths.tolist() == [path for path, _, _ in by_hand]
+    assert walk.restarted.tolist() == [jumps for _, _, jumps in by_hand]
+    torch.testing.assert_close(walk.weight.double(), torch.tensor([weight for _, weight, _ in by_hand]).double())
+    pairs = sample_pairs(graph, length, 300, seeded(5), restart=restart, lazy=lazy)
+    assert torch.equal(pairs.weight, walk.weight)
+    assert torch.equal(pairs.positive, walk.paths[:, -1])
+    if not lazy:  # a stay along a self loop and a lazy step are one path
+        torch.testing.assert_close(path_weight(graph, walk.paths, walk.restarted), walk.weight)
+
+
+def test_a_path_does_not_tell_a_restart_from_the_edge_home_and_the_walk_does():
+    both_ways = Graph(torch.tensor([[1], [0]]), torch.ones(2, 1), torch.full((2, 1), 0.5))
+    walk = weighted_walk(both_ways, torch.zeros(4000, dtype=torch.int64), 3, 0.3, seeded(1))
+    home = walk.restarted[:, 1]  # 0 -> 1 by the edge or 0 -> 0 by a jump; then home by a jump; then 0 -> 1
+    reached = walk.paths[:, -1] == 1
+    assert set(walk.weight[home & ~walk.restarted[:, 2]].tolist()) == {0.5}
+    assert set(walk.weight[reached & ~walk.restarted.any(dim=1)].tolist()) == {0.125}
+
+
+def test_an_edge_of_weight_zero_lends_a_path_no_similarity():
+    weights = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.5, 0.5]])
+    graph = Graph(torch.tensor([[1, 2], [2, 0], [0, 1]]), weights, torch.full((3, 2), 0.5))
+    assert path_weight(graph, torch.tensor([[0, 1]])).tolist() == [0.5]
+    with pytest.raises(ValueError, match=r"path 1 takes the hop 0 -> 2, which is no edge"):
+        path_weight(graph, torch.tensor([[0, 1], [0, 2]]))
+
+
+@pytest.mark.parametrize("extra", [{}, {"restart": 0.2}, {"p": 2.0, "q": 0.5}])
+def test_a_walk_stays_at_a_node_whose_edges_all_weigh_nothing(extra):
+    graph = Graph(torch.tensor([[1, 2], [2, 0], [0, 1]]), torch.tensor([[0.0, 0.0], [0.5, 0.5], [0.5, 0.5]]))
+    paths = random_walk(graph, torch.tensor([0, 1, 2]).repeat(200), 6, generator=seeded(), **extra)
+    assert (paths[::3] == 0).all()
+    stepped = paths[:, 1:][paths[:, :-1] == 0]
+    home = paths[:, :1].expand(-1, 6)[paths[:, :-1] == 0]
+    assert ((stepped == 0) | ((stepped == home) if "restart" in extra else False)).all()
+    assert set(paths[1::3, 1].tolist()) >= {0, 2}
 
 
 def test_anchors_are_where_walks_start_and_unique_counts_each_partner_once(graph):
