@@ -9,10 +9,11 @@ Sources: [R] Bardes, Ponce, LeCun 2022 and the authors' code; [S] Simai, Talmon,
 weighted invariance term over random-walk pairs; [R] Zbontar et al. 2021 for Barlow Twins, with solo-learn's scale;
 [K] the exact form of r and of its weights is this kit's, and so is its place in Barlow Twins.
 
-Differs from the source: nothing where the VICReg paper and its authors' code agree; where they do not, the code is
-followed: s is averaged over D (the paper's formula sums), the variance of the two views is halved (the paper's is
-not), covariance is divided by D and not by D (D - 1). The squared covariances are summed through whichever Gram
-matrix is smaller, (D, D) or (B, B): the same number, at min(B, D) / D of the multiplications.
+Differs from the source: nothing where the VICReg paper and its authors' code agree (both divide the covariance term by
+D; a port that divides by D (D - 1) is another loss); where they do not, the code is followed: s is averaged over D (the
+paper's formula sums) and the variance of the two views is halved (the paper's is not). The squared covariances are
+summed through whichever Gram matrix is smaller, (D, D) or (B, B): the same number, at min(B, D) / D of the
+multiplications.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def vicreg_loss(
 def sag_vicreg_loss(
     za: Float[Tensor, "B D"],
     zb: Float[Tensor, "B D"],
-    pairs: Pairs,
+    pairs: Pairs | None,
     alpha: float,
     keep: bool = True,
     sim: float = 25,
@@ -122,7 +123,7 @@ def sag_vicreg_loss(
     Args:
         za: projections of view a.
         zb: projections of view b, row by row the same images.
-        pairs: walk pairs among the rows; see `walk.sample_pairs`.
+        pairs: walk pairs among the rows; see `walk.sample_pairs`. None where alpha is 0.
         alpha: strength of the walk term, at least 0 (at most 1 under `mix`). 0 is VICReg bit for bit.
         keep: keep the augmentation term whole (default), or mix it as (1 - alpha) s + alpha r.
         sim: weight of the invariance term.
@@ -131,9 +132,9 @@ def sag_vicreg_loss(
         bank: stored projections that pairs may end on; see `walk_term`. Variance and covariance are the batch's alone.
 
     Raises:
-        ValueError: for a bad alpha, shapes that differ or fewer than two rows.
+        ValueError: for a bad alpha, an alpha without pairs, shapes that differ or fewer than two rows.
     """
-    _check_alpha(alpha, keep)
+    _check_alpha(alpha, keep, pairs)
     own = 1.0 if keep else 1 - alpha
     return _weighted_sum(za, zb, pairs, sim=sim, var=var, cov=cov, own=own, walked=alpha, bank=bank)
 
@@ -170,7 +171,7 @@ def barlow_twins_loss(
     Args:
         za: projections of view a.
         zb: projections of view b, row by row the same images.
-        pairs: walk pairs among the rows; see `walk.sample_pairs`.
+        pairs: walk pairs among the rows; see `walk.sample_pairs`. None where alpha is 0.
         alpha: strength of the walk term, at least 0 (at most 1 under `mix`). 0 is Barlow Twins bit for bit.
         keep: keep the invariance term whole (default), or mix it as (1 - alpha) own + alpha walked.
         scale: of the whole; 0.1 in solo-learn's recipe for CIFAR.
@@ -178,9 +179,9 @@ def barlow_twins_loss(
         bank: stored projections that pairs may end on; standardised by the batch's statistics.
 
     Raises:
-        ValueError: for a bad alpha, shapes that differ or fewer than two rows.
+        ValueError: for a bad alpha, an alpha without pairs, shapes that differ or fewer than two rows.
     """
-    _check_alpha(alpha, keep)
+    _check_alpha(alpha, keep, pairs)
     _check_views(za, zb)
     (ua, bank_a), (ub, bank_b) = (
         _standardise(z, stored) for z, stored in zip((za, zb), bank or (None, None), strict=True)
@@ -203,9 +204,11 @@ def _standardise(z: Tensor, stored: Tensor | None) -> tuple[Tensor, Tensor | Non
     return (z - mean) * scale, None if stored is None else (stored - mean) * scale
 
 
-def _check_alpha(alpha: float, keep: bool) -> None:
+def _check_alpha(alpha: float, keep: bool, pairs: Pairs | None) -> None:
     if not 0 <= alpha <= (float("inf") if keep else 1):
         raise ValueError(f"alpha must be {'at least 0' if keep else 'in [0, 1]'}, got {alpha}")
+    if alpha > 0 and pairs is None:
+        raise ValueError(f"alpha = {alpha} weighs pairs, and there are none: give pairs, or alpha = 0")
 
 
 def _check_views(za: Tensor, zb: Tensor) -> None:

@@ -8,12 +8,14 @@
 
 Source: [S] an overlay on an existing VICReg loop, with the graph inside each batch; [K] the two views' features are
 averaged and detached; randomness is a pure function of (seed, step), so that a resumed run draws the same walks with no
-generator to store; the two wider scopes, `Queue` and `DatasetPairing`, are this kit's extensions.
+generator to store; the two wider scopes, `Queue` and `DatasetPairing`, are this kit's extensions. `Pairing` says what a
+training loop may ask of any of them.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
@@ -50,7 +52,43 @@ def untimed(part: str) -> nullcontext:
     return nullcontext()
 
 
-class WalkPairing(nn.Module):
+class Pairing(nn.Module):
+    """What a training loop asks of a pairing; each kind overrides what it does, and this one does nothing.
+
+    A pairing may replace images before their second views are drawn (`partners`), or give pairs once both views are
+    encoded (`forward`).
+    """
+
+    def begin_epoch(self, epoch: int, features: Callable[[], Tensor]) -> None:
+        """Called before every epoch in which the pairing has a say; `features()` encodes all images, clean: (N, F)."""
+
+    def partners(
+        self, index: Int[Tensor, " B"], alpha: float, generator: torch.Generator | None = None
+    ) -> Int[Tensor, " B"]:
+        """For each image, by its row of the training set, the image its second view is drawn from: here itself."""
+        return index
+
+    def forward(
+        self,
+        ha: Float[Tensor, "B F"],
+        hb: Float[Tensor, "B F"],
+        index: Int[Tensor, " B"] | None = None,
+        bank: Float[Tensor, "Q F"] | None = None,
+        watch: Callable = untimed,
+    ) -> Pairs | None:
+        """Further positive pairs of the B images; None: the loss is that of their two views alone.
+
+        Args:
+            ha: features of view a.
+            hb: features of view b.
+            index: rows of the images in the training set, for a pairing that knows something about them.
+            bank: features of further nodes; a positive of B + m is row m of the bank.
+            watch: context manager by part that times "graph" apart from the rest.
+        """
+        return None
+
+
+class WalkPairing(Pairing):
     """Chooses further positive pairs inside a batch by weighted random walks on its similarity graph.
 
     Args:
@@ -67,10 +105,7 @@ class WalkPairing(nn.Module):
         confident: fraction of a batch's pairs, those of largest weight, that keep it; the rest weighs 0.
 
     The module has no parameters. Its state dict holds the number of calls so far and belongs in the checkpoint.
-    `watch`, a context manager by part, may be set to time "graph".
     """
-
-    watch = staticmethod(untimed)
 
     def __init__(
         self,
@@ -98,15 +133,22 @@ class WalkPairing(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, ha: Float[Tensor, "B F"], hb: Float[Tensor, "B F"], bank: Float[Tensor, "Q F"] | None = None
+        self,
+        ha: Float[Tensor, "B F"],
+        hb: Float[Tensor, "B F"],
+        index: Int[Tensor, " B"] | None = None,
+        bank: Float[Tensor, "Q F"] | None = None,
+        watch: Callable = untimed,
     ) -> Pairs:
         """Pairs of the B images from the two views' features; no gradient flows into the choice.
 
         Args:
             ha: features of view a.
             hb: features of view b.
+            index: not needed, see `Pairing`.
             bank: features of further nodes that walks may pass through and end on but do not start from; a positive
                 of B + m is row m of the bank.
+            watch: context manager by part, to time "graph".
         """
         if ha.shape != hb.shape:
             raise ValueError(f"the two views differ in shape, {tuple(ha.shape)} and {tuple(hb.shape)}: pass both alike")
@@ -117,7 +159,7 @@ class WalkPairing(nn.Module):
         anchors = torch.arange(len(nodes), device=nodes.device)
         if bank is not None:
             nodes = torch.cat([nodes, bank.float()])
-        with self.watch("graph"):
+        with watch("graph"):
             graph = self.graph_of(nodes)
         generator = torch.Generator(ha.device).manual_seed(self.seed * 1_000_003 + step)
         pairs = sample_pairs(
@@ -175,7 +217,7 @@ class Queue(nn.Module):
         self.stored.extend(tuple(batch) for batch in state)
 
 
-class DatasetPairing(nn.Module):
+class DatasetPairing(Pairing):
     """Chooses the image that a second view is drawn from, by walks on one graph over a whole image set.
 
         partner of i = end of a walk from i  with probability alpha w(path),  else i
@@ -191,6 +233,7 @@ class DatasetPairing(nn.Module):
         restart: probability per step of jumping back to the start, in [0, 1).
         confident: walks count only with at least the weight that this fraction of all images' walks reaches; the
             threshold is set anew with each graph, from one walk per image.
+        every: the graph is built anew at every m-th epoch, and before the first in which it is needed.
 
     The state dict holds the graph and belongs in the checkpoint.
     """
@@ -204,13 +247,21 @@ class DatasetPairing(nn.Module):
         mutual: bool = False,
         restart: float = 0.0,
         confident: float = 1.0,
+        every: int = 1,
     ):
         super().__init__()
         check_settings(k, length, 1, temperature, kernel, restart, confident)
+        if every < 1:
+            raise ValueError(f"every must be at least 1 (each epoch), got {every}")
+        self.every = every
         self.k, self.length, self.restart, self.confident = k, length, restart, confident
         self.temperature, self.kernel, self.mutual = temperature, kernel, mutual
         self.graph: Graph | None = None
         self._tables, self._least = None, 0.0
+
+    def begin_epoch(self, epoch: int, features: Callable[[], Tensor]) -> None:
+        if self.graph is None or epoch % self.every == 0:
+            self.rebuild(features())
 
     def rebuild(self, features: Float[Tensor, "N F"]) -> None:
         """Build the graph anew from features of clean images, one row an image."""

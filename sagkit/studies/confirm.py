@@ -21,8 +21,8 @@ from pathlib import Path
 
 from sagkit.data.load import load_images
 from sagkit.metrics.stats import Summary
-from sagkit.studies.tune import FREE, NAMES, SCORES
-from sagkit.train.config import Config
+from sagkit.studies.tune import NAMES, SCORES
+from sagkit.train.config import Config, may_differ
 from sagkit.train.record import provenance, run_path, write_record
 from sagkit.train.trainer import fit
 
@@ -45,7 +45,7 @@ def roles(studies: Sequence[dict], score: str = "spearman_pairs") -> dict[str, d
         raise ValueError(f"studies {', '.join(s['study'] for s in studies)}: two of one name, rename one's record")
     first, found, known = studies[0], {}, []
     for study in studies:
-        differing = [k for k, v in first["base"].items() if k not in FREE and study["base"].get(k) != v]
+        differing = [k for k, v in first["base"].items() if not may_differ(k, "study") and study["base"].get(k) != v]
         if differing:
             raise ValueError(f"{first['study']} and {study['study']} differ in {', '.join(differing)}: not comparable")
         done = {row["slot"]: row for row in study["trials"] if row["state"] == "complete"}
@@ -108,7 +108,7 @@ def _run(config: Config, images: dict) -> dict:
     path = run_path(config, config.results)
     if path.exists():
         run, wanted = json.loads(path.read_text()), config.to_dict()
-        if all(run["config"].get(k) == v for k, v in wanted.items() if k not in FREE):
+        if all(run["config"].get(k) == v for k, v in wanted.items() if not may_differ(k, "study")):
             return run
     return fit(config, **images, progress=False).record
 

@@ -21,8 +21,9 @@ from pathlib import Path
 import torch
 
 from sagkit.data.load import ImageSet, load_images
-from sagkit.train.config import Config
-from sagkit.train.trainer import fit, flags, judged_on, parse, stored_run
+from sagkit.train.build import judged_on
+from sagkit.train.config import Config, flags, parse
+from sagkit.train.trainer import fit, stored_run
 
 POLL = 0.5  # seconds between two looks for trunks that a running line keeps
 SHOWN = ("spearman_pairs", "knn", "label_free")

@@ -13,12 +13,10 @@ import json
 import shlex
 from pathlib import Path
 
-from sagkit.train.config import Config, configure
+from sagkit.train.config import Config, configure, differing, may_differ, spelled
 from sagkit.train.record import command_line, groups, provenance, read_records, write_text
-from sagkit.train.trainer import FREE_FIELDS, LATER_FIELDS, spelled
 
 MOST_LOST = 0.01  # of kNN, one point
-NO_SETTING = FREE_FIELDS | {"precision", "devices"}  # fields that do not change what is learned
 RULE = "largest Spearman over image pairs among walks that lose at most one point of kNN against VICReg, by seed"
 SHOWN = ("spearman_pairs", "kendall_pairs", "spearman_centroid", "knn", "superclass_knn", "label_free")
 
@@ -46,8 +44,8 @@ def choose(records: list[dict]) -> tuple[dict, dict]:
 def fields_of(record: dict) -> dict:
     """What a record's setting says beyond its profile and method, without what changes nothing or names the run."""
     preset, now = configure(record["method"], record["profile"]).to_dict(), Config().to_dict() | record["config"]
-    named = NO_SETTING | {"variant", "seed", "data"}
-    return {name: now[name] for name in preset if name not in named and now[name] != preset[name]}
+    told = [name for name in preset if not may_differ(name, "row") and name != "data"]
+    return {name: now[name] for name in told if now[name] != preset[name]}
 
 
 def entry_of(records: list[dict]) -> dict:
@@ -88,13 +86,8 @@ def main(results: str = "figures/results", profile: str = "search", data: str = 
 def _walks(records: list[dict], plain: dict[int, dict]) -> list[dict]:
     """Records of walks, no controls, that differ from VICReg of the same seed in their pairing alone."""
     walks = [r for r in records if r["method"] == "sag-vicreg" and r["config"]["pairs"] == "walk"]
-    return [r for r in walks if r["seed"] in plain and _recipe(r) == _recipe(plain[r["seed"]])]
-
-
-def _recipe(record: dict) -> dict:
-    """What a run with walks shares with VICReg: all of its setting but the pairing, and what changes nothing."""
-    setting = Config().to_dict() | record["config"]
-    return {name: value for name, value in setting.items() if name not in NO_SETTING | LATER_FIELDS}
+    plain = {seed: record["config"] for seed, record in plain.items()}
+    return [r for r in walks if r["seed"] in plain and not differing(plain[r["seed"]], r["config"], "pairing")]
 
 
 def _shown(record: dict) -> dict[str, float]:

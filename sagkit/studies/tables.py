@@ -27,7 +27,7 @@ from sagkit.show.tables import to_markdown
 from sagkit.studies import line, purity, sharpen, validity, versus
 from sagkit.studies.benchmarks import bench_table, read_bench
 from sagkit.studies.cost import costs, extrapolated
-from sagkit.train.config import Config
+from sagkit.train.config import Config, command_of
 from sagkit.train.record import (
     groups,
     matching_row,
@@ -40,7 +40,6 @@ from sagkit.train.record import (
     write_record,
     write_text,
 )
-from sagkit.train.trainer import command_of
 
 
 def fill_marked(text: str, kind: str, content: Callable[..., str]) -> str:

@@ -54,13 +54,13 @@ from optuna.trial import TrialState
 from sagkit.data.load import ImageSet, load_images
 from sagkit.graph import KERNELS
 from sagkit.metrics.evaluate import label_free
-from sagkit.train.config import Config, configure
+from sagkit.train.build import judged_on
+from sagkit.train.config import SCOPES, WALKING, Config, check, configure, may_differ
 from sagkit.train.record import provenance, run_path, write_record
-from sagkit.train.trainer import SCOPES, WALKING, check, fit, judged_on
+from sagkit.train.trainer import fit
 
 READOUT_IMAGES = 500  # behind the score that stops a trial; the final one has all that `label_free` takes
 SAMPLERS = ("tpe", "random")
-FREE = ("variant", "results", "runs", "threads", "data_root", "precision")  # may differ when a study goes on
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
@@ -133,7 +133,7 @@ def open_study(search: Search) -> optuna.Study:
             raise ValueError(f"{name} = {value} of the default lies outside the space {d}: start from another")
     with _locked(search.work):
         study = search.study()
-        fixed = {k: v for k, v in base.to_dict().items() if k not in FREE}
+        fixed = {k: v for k, v in base.to_dict().items() if not may_differ(k, "study")}
         fixed |= {"sampler": search.sampler, "sampler_seed": search.seed}
         known = study.user_attrs.get("fixed")
         if known is None:

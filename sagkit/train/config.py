@@ -1,100 +1,37 @@
 """Everything a training run can be told, in one flat frozen dataclass, and the profiles that fill it.
 
-A profile is a budget: data size, encoder and epochs; a recipe is what a method has of its own. `configure("dino",
-"laptop", seed=1)` is the profile's setting under the method's recipe, with any field replaced by name; the command line
-is generated from the same dataclass.
+    configure("dino", "laptop", seed=1)         the profile's setting under the method's recipe, fields replaced by name
+    parse(["--method", "dino", "--seed", "1"])  the same from a command line, and `flags(config)` back again
+    check(config)                               one line for a setting that cannot be, before any work
+    may_differ("threads", "resume")             whether two runs may differ in a field, for one purpose
+
+A profile is a budget: data size, encoder and epochs; a recipe is what a method has of its own. Each field of `Config`
+carries a role, which groups the command line and decides in what runs may differ:
+
+    model       method, encoder, heads                       pairing     graph, walks and their say in the loss
+    data        what is trained on and the views of it       host        where and in what arithmetic it is computed
+    optimiser   loss weights, steps and their size           record      how the run is called and what is kept of it
+
+This room imports nothing heavy, so that `--help` is quick. METHOD.md is figures/METHOD.md.
 """
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import asdict, dataclass, replace
+import shlex
+from collections.abc import Iterable
+from dataclasses import Field, asdict, dataclass, field, fields, make_dataclass, replace
+from typing import Annotated, Any, Literal
 
-
-@dataclass(frozen=True)
-class Config:
-    """One training run. Epochs are counted in passes over the training images."""
-
-    method: str = "vicreg"  # vicreg, sag-vicreg, barlow-twins, dino, ijepa
-    data: str = "shapes"  # shapes, cifar10, cifar100[-80a, -80b, -lt], a folder of images, or an .npz file
-    profile: str = "tour"  # the budget this setting comes from
-    variant: str = "default"  # name of a setting that is not the profile's, for the run record
-    seed: int = 0  # of weights, data order, views and walks
-    split: str = "train"  # "train": evaluate on test; "fit": 90 % of train, evaluate on the other 10 % (for tuning)
-
-    encoder: str = "resnet10-w16"  # see model.make_encoder
-    projector_hidden: int = 512  # inner width
-    projector_out: int = 512  # D
-    projector_layers: int = 3  # linear maps, VICReg authors
-
-    epochs: int = 10
-    batch_size: int = 256  # images per step over all processes, METHOD.md section 6
-    optimizer: str = "adamw"  # lars, adamw, sgd
-    lr: float = 1e-3  # for 256 images; scaled by batch_size / 256
-    weight_decay: float = 1e-4  # METHOD.md section 6
-    warmup_epochs: float = 1.0  # of the learning rate
-    clip: float = 0.0  # largest norm of the whole gradient; 0: as it is
-
-    sim: float = 25.0  # invariance, VICReg authors
-    var: float = 25.0  # variance, VICReg authors
-    cov: float = 1.0  # covariance, VICReg authors
-
-    # Batch-scope reading of the sources: constants frozen on 2026-11-24, before any tuning [K].
-    alpha: float = 0.3  # strength of the walk term
-    keep: bool = True  # keep the augmentation term whole; else mix (1 - alpha) s + alpha r
-    walk_start: float = 0.25  # fraction of the epochs trained as plain VICReg first
-    walk_warmup: float = 0.1  # fraction of the epochs over which alpha then rises
-    k: int = 10  # neighbours per image
-    length: int = 2  # steps per walk, L
-    walks: int = 1  # per image
-    temperature: float = 0.1  # of the cosine kernel
-    kernel: str = "cosine"  # cosine, gaussian, shared
-    mutual: bool = False  # keep only edges both ends agree on
-    restart: float = 0.0  # probability per step of jumping back to the start
-    unique: bool = False  # several walks of one image that meet count once
-    confident: float = 1.0  # fraction of the pairs, those of largest weight, that count
-    pairs: str = "walk"  # or a control: random, own, nearest, unweighted, oracle; see sagkit.controls
-    matched: bool = False  # a control's weights get the mean of the walk's; scopes batch and queue
-    every: int = 1  # pairs at every m-th step only; scopes batch and queue
-    scope: str = "batch"  # nodes of the graph: batch, queue (and the last batches), dataset (all training images)
-    queue_batches: int = 4  # under scope queue
-    graph_epochs: int = 1  # epochs between two graphs under scope dataset
-
-    ema: float = 0.996  # dino, ijepa: the teacher's momentum at the start; it ends at 1; METHOD.md section 6
-    prototypes: int = 4096  # dino: outputs of the head, METHOD.md section 6
-    local_views: int = 0  # dino: further small crops per image; none in solo-learn's small-image recipe
-    local_size: int = 16  # pixels; half the views, as 96 of 224 in DINO
-    predictor_width: int = 96  # ijepa, METHOD.md section 6
-    predictor_depth: int = 4  # ijepa: blocks, METHOD.md section 6
-
-    view_size: int = 32  # pixels, height and width of the augmented views
-    crop_min: float = 0.2  # least area of a random crop, METHOD.md section 6
-    colour: bool = True  # jitter, grey and solarised views; else crops and mirror images alone
-    blur: float = 0.0  # probability of Gaussian blur; for images larger than 32 pixels
-
-    snapshots: bool = False  # also keep the encoder after epochs 1, 2, 4, 8, ..., for a zoo of embeddings
-    readout_every: int = 5  # epochs between kNN and structure readouts; 0: never
-    probe: bool = True  # fit the linear probe in the final evaluation
-    resamplings: int = 1000  # of classes and images, behind the final evaluation's intervals; 0: none
-    accelerator: str = "auto"  # Lightning Fabric: auto, cpu, cuda, mps
-    devices: int = 1  # processes
-    precision: str = "auto"  # bf16-mixed, 16-mixed, 32-true; auto: see build.native_precision
-    threads: int = 0  # CPU threads; 0: PyTorch's choice
-    data_root: str = ""  # where CIFAR lies; empty: SAGKIT_DATA
-    results: str = "figures/results"  # run records
-    runs: str = "runs"  # checkpoints of unfinished runs
-    keep_at: tuple[int, ...] = ()  # also keep the checkpoints after these epochs, as trunks of other runs
-    trunk: str = ""  # kept checkpoint of a run that was the same up to there: start from it; see sagkit.resume
-
-    @classmethod
-    def from_dict(cls, fields: dict) -> Config:
-        """What `to_dict` made, of a record or checkpoint; a field that is newer than it has its default."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
-
-    def to_dict(self) -> dict:
-        """Plain values by field name, as JSON has them: for the run record, and to compare with one."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-
+ROLES = ("model", "data", "optimiser", "pairing", "host", "record")
+METHODS = ("vicreg", "sag-vicreg", "barlow-twins", "dino", "ijepa")
+WALKING = ("sag-vicreg", "barlow-twins")  # methods that may walk
+TWO_VIEWS = ("vicreg", *WALKING)  # methods that ask for two views and nothing else
+SCOPES = ("batch", "queue", "dataset")
+PAIRS = ("walk", "random", "own", "nearest", "unweighted", "oracle")  # see sagkit.train.controls
+KERNELS = ("cosine", "gaussian", "shared")  # see sagkit.graph
+OPTIMIZERS = ("lars", "adamw", "sgd")
+SPLITS = ("train", "fit")
 
 # Views of 24 pixels cost about half of 32: more epochs for the same core time.
 _CIFAR = {"data": "cifar100", "view_size": 24, "batch_size": 512, "lr": 1.5e-3}
@@ -118,7 +55,7 @@ PROFILES: dict[str, dict] = {
     "laptop": {**_CIFAR, "epochs": 16},
     "tuned": _TUNED,
     "search": {**_TUNED, "split": "fit", "probe": False},
-    "vectors": {  # rows of a table, or series (with --encoder conv1d-w32-l3); see sagkit.vectors [K]
+    "vectors": {  # rows of a table, or series (with --encoder conv1d-w32-l3); see sagkit.data.series [K]
         "data": "vectors",
         "encoder": "mlp-w128-l2",
         "projector_hidden": 128,
@@ -161,19 +98,261 @@ RECIPES: dict[str, dict] = {
 }
 
 
+def _of(role: str, default, says: str, among: str | tuple[str, ...] | None = None):
+    """A field: its role, default, what `--help` says of it, and its values: names to choose from, or an interval."""
+    return field(default=default, metadata={"role": role, "help": says, "among": among})
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training run. Epochs are counted in passes over the training images."""
+
+    method: str = _of("model", "vicreg", "training objective", METHODS)
+    data: str = _of("data", "shapes", "shapes, cifar10, cifar100[-80a, -80b, -lt], a folder of images, or an .npz file")
+    profile: str = _of("data", "tour", "the budget this setting comes from", tuple(PROFILES))
+    variant: str = _of("record", "default", "name of a setting that is not the profile's")
+    seed: int = _of("data", 0, "of weights, data order, views and walks", "[0, inf)")
+    split: str = _of("data", "train", "train: judge on test; fit: train on 90 %, judge on the other 10 %", SPLITS)
+
+    encoder: str = _of("model", "resnet10-w16", "by name, see sagkit.model.make_encoder")
+    projector_hidden: int = _of("model", 512, "inner width of the projector", "[1, inf)")
+    projector_out: int = _of("model", 512, "its outputs, D", "[1, inf)")
+    projector_layers: int = _of("model", 3, "its linear maps; 3: VICReg's authors", "[1, inf)")
+
+    epochs: int = _of("optimiser", 10, "passes over the training images", "[0, inf)")
+    batch_size: int = _of("optimiser", 256, "images per step over all processes; METHOD.md section 6", "[2, inf)")
+    optimizer: str = _of("optimiser", "adamw", "see sagkit.train.build.make_optimizer", OPTIMIZERS)
+    lr: float = _of("optimiser", 1e-3, "for 256 images; scaled by batch_size / 256", "[0, inf)")
+    weight_decay: float = _of("optimiser", 1e-4, "of matrices and kernels; METHOD.md section 6", "[0, inf)")
+    warmup_epochs: float = _of("optimiser", 1.0, "of the learning rate", "[0, inf)")
+    clip: float = _of("optimiser", 0.0, "largest norm of the whole gradient; 0: gradients as they are", "[0, inf)")
+
+    sim: float = _of("optimiser", 25.0, "weight of the invariance term; 25: VICReg's authors", "[0, inf)")
+    var: float = _of("optimiser", 25.0, "weight of the variance term; 25: VICReg's authors", "[0, inf)")
+    cov: float = _of("optimiser", 1.0, "weight of the covariance term; 1: VICReg's authors", "[0, inf)")
+
+    # The batch-scope reading of the sources; these defaults were fixed before any tuning [K].
+    alpha: float = _of("pairing", 0.3, "strength of the walk term; scope dataset: a probability", "[0, inf)")
+    keep: bool = _of("pairing", True, "keep the augmentation term whole; else mix (1 - alpha) s + alpha r")
+    walk_start: float = _of("pairing", 0.25, "fraction of the epochs trained as plain VICReg first", "[0, 1]")
+    walk_warmup: float = _of("pairing", 0.1, "fraction of the epochs over which alpha then rises", "[0, 1]")
+    k: int = _of("pairing", 10, "neighbours per image", "[1, inf)")
+    length: int = _of("pairing", 2, "steps per walk, L", "[1, inf)")
+    walks: int = _of("pairing", 1, "walks per image", "[1, inf)")
+    temperature: float = _of("pairing", 0.1, "of the cosine kernel", "(0, inf)")
+    kernel: str = _of("pairing", "cosine", "of the graph's edges", KERNELS)
+    mutual: bool = _of("pairing", False, "keep only edges that both ends agree on")
+    restart: float = _of("pairing", 0.0, "probability per step of jumping back to the start", "[0, 1)")
+    unique: bool = _of("pairing", False, "several walks of one image that meet count once")
+    confident: float = _of("pairing", 1.0, "fraction of the pairs, those of largest weight, that count", "(0, 1]")
+    pairs: str = _of("pairing", "walk", "the walk, or a control in its place", PAIRS)
+    matched: bool = _of("pairing", False, "scale a control's weights to the walk's total; scopes batch and queue")
+    every: int = _of("pairing", 1, "pairs at every m-th step only; scopes batch and queue", "[1, inf)")
+    scope: str = _of("pairing", "batch", "nodes of the graph: batch, last batches too, or all training images", SCOPES)
+    queue_batches: int = _of("pairing", 4, "batches remembered under scope queue", "[1, inf)")
+    graph_epochs: int = _of("pairing", 1, "epochs between two graphs under scope dataset", "[1, inf)")
+
+    ema: float = _of("optimiser", 0.996, "dino, ijepa: the teacher's first momentum; METHOD.md section 6", "[0, 1)")
+    prototypes: int = _of("model", 4096, "dino: outputs of the head; METHOD.md section 6", "[1, inf)")
+    local_views: int = _of("data", 0, "dino: further small crops per image; METHOD.md section 6", "[0, inf)")
+    local_size: int = _of("data", 16, "their pixels; half the views, as 96 of 224 in DINO", "[1, inf)")
+    predictor_width: int = _of("model", 96, "ijepa: width of the predictor; METHOD.md section 6", "[4, inf)")
+    predictor_depth: int = _of("model", 4, "ijepa: its blocks; METHOD.md section 6", "[1, inf)")
+
+    view_size: int = _of("data", 32, "pixels, height and width of the augmented views", "[1, inf)")
+    crop_min: float = _of("data", 0.2, "least area of a random crop; METHOD.md section 6", "(0, 1]")
+    colour: bool = _of("data", True, "jitter, grey and solarised views; else crops and mirror images alone")
+    blur: float = _of("data", 0.0, "probability of Gaussian blur; for images larger than 32 pixels", "[0, 1]")
+
+    snapshots: bool = _of("record", False, "also keep the encoder after epochs 1, 2, 4, 8, ...")
+    readout_every: int = _of("record", 5, "epochs between kNN and structure readouts; 0: never", "[0, inf)")
+    probe: bool = _of("record", True, "fit the linear probe in the final evaluation")
+    resamplings: int = _of("record", 1000, "of classes and images, behind intervals; 0: no intervals", "[0, inf)")
+    accelerator: str = _of("host", "auto", "Lightning Fabric's: auto, cpu, cuda, mps")
+    devices: int = _of("host", 1, "processes", "[1, inf)")
+    precision: str = _of("host", "auto", "bf16-mixed, 16-mixed, 32-true; auto: what the hardware computes itself")
+    threads: int = _of("host", 0, "CPU threads; 0: PyTorch's choice", "[0, inf)")
+    data_root: str = _of("host", "", "where CIFAR lies; empty: SAGKIT_DATA")
+    results: str = _of("host", "figures/results", "folder of run records")
+    runs: str = _of("host", "runs", "folder of checkpoints of unfinished runs")
+    keep_at: tuple[int, ...] = _of("record", (), "keep the checkpoints after these epochs, as trunks of other runs")
+    trunk: str = _of("record", "", "kept checkpoint of a run that was the same up to there: start from it")
+
+    @classmethod
+    def from_dict(cls, fields: dict) -> Config:
+        """What `to_dict` made, of a record or checkpoint; a field that is newer than it has its default."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+
+    def to_dict(self) -> dict:
+        """Plain values by field name, as JSON has them: for the run record, and to compare with one."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+def check(config: Config) -> None:
+    """Refuse impossible settings before anything is loaded or trained.
+
+    Raises:
+        ValueError: naming the field, its value, what it may be, and the remedy.
+    """
+    for f in fields(Config):
+        value, among = getattr(config, f.name), f.metadata["among"]
+        if isinstance(among, tuple) and value not in among:
+            raise ValueError(f"unknown {f.name} {value!r}: choose one of {', '.join(among)}")
+    if config.batch_size < 2 or config.batch_size % max(1, config.devices):
+        raise ValueError(
+            f"batch_size {config.batch_size} must be at least 2 and a multiple of devices = {config.devices}"
+        )
+    if config.local_views < 0 or (config.local_views and config.method != "dino"):
+        raise ValueError(f"local_views {config.local_views} with {config.method}: at least 0, and dino alone has them")
+    if config.method in WALKING:
+        most = float("inf") if config.keep and config.scope != "dataset" else 1
+        if not 0 <= config.alpha <= most:
+            raise ValueError(f"alpha must lie in [0, {most}], got {config.alpha}: see Config.alpha and Config.keep")
+        if config.scope == "batch" and config.k >= config.batch_size:
+            raise ValueError(
+                f"k = {config.k} neighbours need k < batch_size = {config.batch_size}: lower k or use a larger batch"
+            )
+    for f in fields(Config):
+        value, among = getattr(config, f.name), f.metadata["among"]
+        if isinstance(among, str) and not _inside(value, among):
+            low, high = among[1:-1].split(", ")
+            bound = f"be {'at least' if among[0] == '[' else 'above'} {low}" if high == "inf" else f"lie in {among}"
+            raise ValueError(f"{f.name} must {bound}, got {value}: {f.metadata['help']} (default {f.default})")
+
+
+def _inside(value: float, interval: str) -> bool:
+    """Whether a number lies in an interval such as "[0, 1)"; NaN and infinity lie in none."""
+    low, high = map(float, interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    return above and (value <= high if interval[-1] == "]" else value < high)
+
+
+_BY_ROLE = {role: {f.name for f in fields(Config) if f.metadata["role"] == role} for role in ROLES}
+_PLACES = {"threads", "data_root", "results", "runs"}
+# In what two runs may differ, by purpose. What is then equal: under `resume`, the rest of the training, bit for bit on
+# the same machine with the same threads and accelerator; between devices, and between numbers of threads or processes,
+# sums round differently, and the run goes on correctly but not to the last bit. Under the others, settings alone.
+_MAY_DIFFER = {
+    "resume": _BY_ROLE["record"] | _PLACES | {"accelerator"},  # a checkpoint and the run that continues it
+    "branch": _BY_ROLE["record"] | _PLACES | {"accelerator", "method"} | _BY_ROLE["pairing"],  # a trunk and its branch
+    "stored": _BY_ROLE["record"] | _BY_ROLE["host"],  # a finished run and one that is asked for
+    "row": _BY_ROLE["record"] | _BY_ROLE["host"] | {"seed"},  # records of one row of a table
+    "pairing": _BY_ROLE["record"] | _BY_ROLE["host"] | {"method"} | _BY_ROLE["pairing"],  # walks and VICReg beside them
+    "study": _PLACES | {"variant", "precision"},  # a search for settings and its continuation
+}
+
+
+def may_differ(name: str, purpose: str) -> bool:
+    """Whether two runs may differ in a field.
+
+    Args:
+        name: of a field of Config.
+        purpose: "resume", a checkpoint and the run that continues it; "branch", a trunk and its branch; "stored", a
+            finished run and one that is asked for; "row", records of one row of a table; "pairing", a run with walks
+            and the VICReg it is compared with when pairing settings are selected; "study", a search that goes on.
+    """
+    return name in _MAY_DIFFER[purpose]
+
+
+def differing(then: dict, now: dict, purpose: str) -> dict[str, tuple[Any, Any]]:
+    """Fields in which two runs differ and may not, with both values.
+
+    Args:
+        then: fields of one run, as a record or checkpoint has them; one that is newer than it had its default.
+        now: of the other.
+        purpose: see `may_differ`.
+    """
+    defaults = Config().to_dict()
+    then, now = defaults | then, defaults | now
+    return {
+        name: (then[name], now[name]) for name in defaults if not may_differ(name, purpose) and then[name] != now[name]
+    }
+
+
 def configure(method: str = "vicreg", profile: str = "tour", **fields) -> Config:
     """The profile's setting under a method's recipe, with any field of Config replaced.
 
     Raises:
-        ValueError: for an unknown profile or field (the nearest names are offered).
+        ValueError: for an unknown method, profile or field (the nearest names are offered).
     """
+    _known("method", method, METHODS)
     _known("profile", profile, PROFILES)
     for name in fields:
         _known("field", name, Config.__dataclass_fields__)
     return replace(Config(method=method, profile=profile), **{**PROFILES[profile], **RECIPES.get(method, {}), **fields})
 
 
-def _known(kind: str, name: str, names) -> None:
+def _known(kind: str, name: str, names: Iterable[str]) -> None:
     if name not in names:
         near = ", ".join(difflib.get_close_matches(name, list(names), n=3, cutoff=0) or names)
         raise ValueError(f"unknown {kind} {name!r}: did you mean {near}?")
+
+
+TOLD = """Train one method on one image set, judge it, and leave a record. Method and profile set every other default.
+
+examples:
+  sagkit train --method sag-vicreg --profile tour                     on drawn shapes: the quickest way to see it work
+  sagkit train --method sag-vicreg --data cifar100 --profile laptop   a run of the tables
+  sagkit train --data photos/ --encoder resnet18 --epochs 50          a folder of one's own"""
+
+
+def parse(arguments: list[str], prog: str = "sagkit train") -> Config:
+    """The configuration that words of a command line ask for: of its profile and method, with the fields it names.
+
+    Raises:
+        ValueError: for an unknown method or profile.
+        SystemExit: for `--help`, an unknown flag or a value that is none of the field's, told on standard error.
+    """
+    import tyro
+
+    chosen = {}
+    for i, word in enumerate(arguments):
+        flag, _, value = word.partition("=")
+        if flag in ("--profile", "--method"):
+            chosen[flag[2:]] = value or (arguments[i + 1] if i + 1 < len(arguments) else "")
+    preset = configure(**chosen)
+    groups = {role: [_option(f, getattr(preset, f.name)) for f in fields(Config) if _role(f) == role] for role in ROLES}
+    kinds = {role: make_dataclass(role, options, frozen=True) for role, options in groups.items()}
+    nested = make_dataclass("Options", [(role, kind, kind()) for role, kind in kinds.items()])
+    found = tyro.cli(nested, args=arguments, prog=prog, description=TOLD, config=(tyro.conf.OmitArgPrefixes,))
+    return Config(**{name: value for role in ROLES for name, value in vars(getattr(found, role)).items()})
+
+
+def _role(f: Field) -> str:
+    return f.metadata["role"]
+
+
+def _option(f: Field, default) -> tuple[str, Any, Any]:
+    """A field of Config as an option of the command line."""
+    import tyro
+
+    among, kind, told = f.metadata["among"], type(f.default), f.metadata["help"]
+    if isinstance(among, str):
+        told += f"; in {among}"
+    kind = tuple[int, ...] if kind is tuple else Literal[among] if isinstance(among, tuple) else kind
+    return f.name, Annotated[kind, tyro.conf.arg(help=told)], default
+
+
+def command_of(config: Config) -> str:
+    """The command that gives this run, as it can be pasted into a shell."""
+    return "python -m sagkit.train " + shlex.join(flags(config))
+
+
+def flags(config: Config) -> list[str]:
+    """The command line that gives this configuration: what its profile does not say, and always the precision."""
+    preset = configure(config.method, config.profile).to_dict()
+    always = ("method", "data", "profile", "seed", "precision")
+    now = config.to_dict()
+    return spelled({k: now[k] for k in (*always, *(k for k in now if k not in always and now[k] != preset[k]))})
+
+
+def spelled(fields: dict) -> list[str]:
+    """Fields of a configuration, as `Config.to_dict` has them, as words of a command line."""
+    words = []
+    for name, value in fields.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
+    return words

@@ -102,7 +102,12 @@ class DINO(Distillation):
         self.cross_entropy = DINOLoss(prototypes, student_temp=STUDENT_TEMPERATURE, center_momentum=CENTRE_MOMENTUM)
 
     def forward(
-        self, view_a: Tensor, view_b: Tensor, epoch: float = 0.0, local: tuple[Tensor, ...] | list = ()
+        self,
+        view_a: Tensor,
+        view_b: Tensor,
+        epoch: float = 0.0,
+        index: Tensor | None = None,
+        local: tuple[Tensor, ...] | list = (),
     ) -> Loss:
         """Loss of one batch in two views (B, 3, H, W) and any number of smaller local ones, which only students see."""
         pair = [view_a, view_b]
@@ -169,7 +174,7 @@ class IJEPA(Distillation):
         heads = max(1, width // PREDICTOR_HEAD)
         self.predictor = IJEPAPredictorTIMM(self.grid**2, depth, encoder.feature_width, width, heads)
 
-    def forward(self, view: Tensor, epoch: float = 0.0) -> Loss:
+    def forward(self, view: Tensor, epoch: float = 0.0, index: Tensor | None = None) -> Loss:
         """Loss of one batch (B, 3, H, W); masks are drawn from torch's global generator, which the trainer seeds."""
         from lightly.models.utils import apply_masks
 

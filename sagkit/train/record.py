@@ -33,6 +33,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from sagkit.model import Encoder, make_encoder
+from sagkit.train.config import differing
 
 
 def save_state(path: str | Path, state: Any) -> None:
@@ -124,9 +125,6 @@ NAMED = (
     "cifar100-80b",
     "cifar100-lt",
 )  # data sets whose records nothing else may mix with
-# Fields in which records of one row of a table may differ.
-FREE_OF_ROW = {"seed", "threads", "precision", "accelerator", "devices", "results", "runs", "data_root"}
-FREE_OF_ROW |= {"readout_every", "snapshots", "probe", "resamplings", "keep_at", "trunk"}
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "lightning-fabric")
 
 
@@ -184,12 +182,9 @@ def rows_of(records: list[dict]) -> dict[str, list[dict]]:
         rows[row_name(record)].append(record)
     for name, (first, *others) in rows.items():
         for other in others:
-            a, b = first["config"], other["config"]
-            differing = [f"{k} {a[k]} and {b[k]}" for k in a if k in b and k not in FREE_OF_ROW and a[k] != b[k]]
-            if differing:
-                raise ValueError(
-                    f"records of {name!r} differ in {', '.join(differing)}: give one of the settings a --variant"
-                )
+            if found := differing(first["config"], other["config"], "row"):
+                told = ", ".join(f"{field} {a} and {b}" for field, (a, b) in found.items())
+                raise ValueError(f"records of {name!r} differ in {told}: give one of the settings a --variant")
     return dict(sorted(rows.items(), key=lambda item: (item[1][0]["config"]["epochs"] > 0, item[0])))
 
 

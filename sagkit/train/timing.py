@@ -7,7 +7,6 @@ sum to the time they were timed in. [K]
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections import defaultdict
@@ -65,10 +64,17 @@ class Stopwatch:
 def peak_memory() -> dict[str, float]:
     """Largest memory so far in MB (2^20 bytes): "host", resident, of this process; "device", of tensors on CUDA.
 
-    It is the process's peak, data set included: two runs in one process share it.
+    It is the process's peak, data set included: two runs in one process share it. Without "host" on Windows, which does
+    not keep it where Python's standard library looks.
     """
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, kilobytes elsewhere
-    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
+    peak = {}
+    try:
+        import resource
+    except ImportError:  # Windows
+        pass
+    else:
+        unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, kilobytes elsewhere
+        peak["host"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     if torch.cuda.is_available():
         peak["device"] = torch.cuda.max_memory_allocated() / 2**20
     return {name: round(value, 1) for name, value in peak.items()}

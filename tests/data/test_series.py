@@ -12,9 +12,10 @@ from sagkit.metrics.evaluate import evaluate
 from sagkit.metrics.labelfree import structure_score
 from sagkit.metrics.semantic import rank_correlation
 from sagkit.model import extract_features, make_encoder
+from sagkit.train.build import build_encoder
 from sagkit.train.config import configure
 from sagkit.train.record import load_encoder, save_encoder
-from sagkit.train.trainer import build_encoder, fit, replay
+from sagkit.train.trainer import fit, replay
 
 
 def stream(seed: int) -> torch.Generator:

@@ -14,8 +14,9 @@ from sagkit.data.taxonomy import CIFAR100_SUPERCLASSES, superclasses
 from sagkit.metrics.evaluate import evaluate, references
 from sagkit.model import make_encoder
 from sagkit.train import trainer
+from sagkit.train.build import superclass_of_each
 from sagkit.train.record import record_path
-from sagkit.train.trainer import fit, superclass_of_each
+from sagkit.train.trainer import fit
 
 NAMES = tuple(sorted(" ".join(CIFAR100_SUPERCLASSES.values()).split()))
 PER_CLASS = {"train": 500, "test": 100}

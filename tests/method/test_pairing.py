@@ -143,7 +143,7 @@ def test_with_a_bank_walks_start_in_the_batch_pass_anywhere_and_follow_the_whole
     pairing = WalkPairing(k=4, length=2, walks=5, temperature=0.3)
     counts = np.zeros((6, 14))
     for _ in range(400):
-        pairs = pairing(ha, hb, bank)
+        pairs = pairing(ha, hb, bank=bank)
         np.add.at(counts, (pairs.anchor.numpy(), pairs.positive.numpy()), 1)
     step = similarity_graph(torch.cat([(ha + hb) / 2, bank]), 4, temperature=0.3).to_dense().double().numpy()
     expected = (step @ step)[:6] * 2000

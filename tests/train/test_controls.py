@@ -9,7 +9,7 @@ from tiny import tiny
 from sagkit.data.load import ImageSet, make_shapes
 from sagkit.graph import similarity_graph
 from sagkit.loss import walk_term
-from sagkit.train.controls import PAIRS, another, another_of_group, make_pairing, unweighted
+from sagkit.train.controls import PAIRS, OraclePairing, another, another_of_group, make_pairing, unweighted
 from sagkit.train.trainer import Trainer, fit
 
 GROUPS = torch.tensor([0, 3, 0, 1, 1, 0, 3, 1, 0, 2, 1, 0])  # group 2 has one image
@@ -86,7 +86,7 @@ def test_own_pairs_are_as_many_and_as_strong_as_the_walks_and_pull_an_images_own
     expected = sum(w * each[i] for i, w in zip(walked.anchor, walked.weight, strict=True)) / 48
     torch.testing.assert_close(walk_term(ha, hb, own), expected)
     dataset, index = make_pairing("own", True, k=3), torch.arange(12)
-    dataset.rebuild((ha + hb) / 2)
+    dataset.begin_epoch(0, lambda: (ha + hb) / 2)
     assert torch.equal(dataset.partners(index, 1.0), index)
 
 
@@ -95,11 +95,9 @@ def test_a_matched_control_keeps_its_pairs_and_has_the_mean_weight_of_the_walks(
     settings = {"k": 3, "length": 2, "seed": 5, "every": 2}
     walk, control = make_pairing("walk", False, **settings), make_pairing(pairs, False, GROUPS, **settings)
     matched = make_pairing(pairs, False, GROUPS, matched=True, **settings)
-    if pairs == "oracle":
-        control.groups = matched.control.groups = GROUPS
     for call in range(6):
         ha, hb = views(seed=call)
-        walked, plain, found = walk(ha, hb), control(ha, hb), matched(ha, hb)
+        walked, plain, found = (pairing(ha, hb, torch.arange(12)) for pairing in (walk, control, matched))
         assert torch.equal(plain.anchor, found.anchor)
         assert torch.equal(plain.positive, found.positive)
         if call % 2:
@@ -113,8 +111,7 @@ def test_a_matched_control_keeps_its_pairs_and_has_the_mean_weight_of_the_walks(
 def test_pairs_without_weight_stay_so_and_replaced_views_have_none_to_match():
     ha, hb = views()
     alone = make_pairing("oracle", False, torch.arange(12), matched=True, k=3)
-    alone.control.groups = torch.arange(12)
-    assert torch.equal(alone(ha, hb).weight, torch.zeros(12))
+    assert torch.equal(alone(ha, hb, torch.arange(12)).weight, torch.zeros(12))
     with pytest.raises(ValueError, match="matched scales the weights of pairs"):
         make_pairing("random", True, matched=True, k=3)
 
@@ -164,15 +161,19 @@ def test_unweighted_walks_follow_the_unweighted_chain_and_all_weigh_one():
 def test_the_oracle_pairs_within_groups_and_with_weight_one():
     ha, hb = views()
     pairing = make_pairing("oracle", False, GROUPS, walks=3)
-    pairing.groups = GROUPS
-    pairs = pairing(ha, hb)
+    rows = torch.arange(12)
+    pairs = pairing(ha, hb, rows)
     assert torch.equal(GROUPS[pairs.anchor], GROUPS[pairs.positive])
     assert torch.equal(pairs.weight, (GROUPS[pairs.anchor] != 2).float())
     assert torch.equal(pairs.anchor, torch.arange(12).repeat_interleave(3))
-    assert not torch.equal(pairing(ha, hb).positive, pairs.positive)
+    assert not torch.equal(pairing(ha, hb, rows).positive, pairs.positive)
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(0))  # rows of the training set in another order
+    pairs = pairing(ha, hb, order)
+    assert torch.equal(GROUPS[order[pairs.anchor]], GROUPS[order[pairs.positive]])
+    with pytest.raises(ValueError, match=r"call pairing\(ha, hb, index\)"):
+        pairing(ha, hb)
     every = make_pairing("oracle", False, GROUPS, every=2)
-    every.groups = GROUPS
-    assert [len(every(ha, hb).anchor) for _ in range(4)] == [12, 0, 12, 0]
+    assert [len(every(ha, hb, rows).anchor) for _ in range(4)] == [12, 0, 12, 0]
     dataset, index = make_pairing("oracle", True, GROUPS), torch.arange(12).repeat(400)
     found = dataset.partners(index, 0.25, torch.Generator().manual_seed(0))
     assert torch.equal(GROUPS[found], GROUPS[index])
@@ -187,7 +188,7 @@ def test_random_partners_replace_a_view_when_the_walk_would_have():
     index = torch.arange(12).repeat(300)
     assert torch.equal(random.partners(index, 0.9), index)  # before there is a graph
     for pairing in (walk, random):
-        pairing.rebuild((ha + hb) / 2)
+        pairing.begin_epoch(0, lambda: (ha + hb) / 2)
     walked, found = (p.partners(index, 0.9, torch.Generator().manual_seed(3)) for p in (walk, random))
     assert torch.equal(walked != index, found != index)
     counts = np.bincount(((found - index) % 12)[found != index].numpy(), minlength=12)
@@ -226,15 +227,18 @@ def test_a_matched_oracle_trains_with_its_groups_and_at_another_strength(tmp_pat
 def test_the_oracle_reads_superclasses_of_the_batchs_own_images(tmp_path, monkeypatch):
     train, seen = make_shapes(96, size=16, seed=0), []
     family = train.labels // 9  # the first component of a shape's name; nine classes each
-    step = Trainer.step
+    step, paired = Trainer.step, OraclePairing.forward
 
     def watched(trainer, number, index):
-        terms = step(trainer, number, index)
-        seen.append(torch.equal(trainer.method.pairing.groups, family[index]))
-        return terms
+        def forward(pairing, ha, hb, rows, *rest):
+            seen.append(torch.equal(rows, index) and torch.equal(pairing.known[rows], family[index]))
+            return paired(pairing, ha, hb, rows, *rest)
+
+        monkeypatch.setattr(OraclePairing, "forward", forward)
+        return step(trainer, number, index)
 
     monkeypatch.setattr(Trainer, "step", watched)
-    config = tiny(tmp_path, pairs="oracle", epochs=1, readout_every=0, probe=False)
+    config = tiny(tmp_path, pairs="oracle", epochs=1, walk_warmup=0.0, readout_every=0, probe=False)
     fit(config, train, ImageSet(make_shapes(8, size=16, seed=1).images), progress=False)
     assert seen == [True] * 3
     unlabelled = ImageSet(train.images)

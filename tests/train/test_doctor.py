@@ -167,14 +167,14 @@ def test_a_step_whose_loss_is_not_finite_is_kept_and_repeats_exactly(tmp_path, i
 
     def step(trainer, number, index):
         if number == 7:
-            objective = trainer.method.objective
+            objective = trainer.method.loss
 
-            def spoil(*arguments):
-                loss = objective(*arguments)
+            def spoil(*arguments, **more):
+                loss = objective(*arguments, **more)
                 spoilt.update({name: float(value) for name, value in loss.terms.items()}, loss=float(loss.total))
                 return Loss(loss.total * math.nan, loss.terms)
 
-            trainer.method.objective = spoil
+            trainer.method.loss = spoil
         return whole(trainer, number, index)
 
     with monkeypatch.context() as patched:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from sagkit.train.build import learning_rate, make_optimizer
+from sagkit.train.config import OPTIMIZERS
 from sagkit.train.record import load_state, save_state
-from sagkit.train.trainer import OPTIMIZERS, learning_rate, make_optimizer
 
 
 def network(seed: int = 0) -> nn.Module:

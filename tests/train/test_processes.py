@@ -6,21 +6,22 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.multiprocessing import ProcessExitedException
 
+from sagkit.loss import sag_vicreg_loss
 from sagkit.pairing import Queue, WalkPairing
-from sagkit.train.methods import Ramp, SAGVICReg
+from sagkit.train.build import gather_through
+from sagkit.train.methods import Ramp, TwoViews
 from sagkit.train.record import load_state, save_state
-from sagkit.train.trainer import gather_through
 
 BATCH, STEPS = 16, 2
 
 
-def method(queue: bool, gather=None) -> SAGVICReg:
+def method(queue: bool, gather=None) -> TwoViews:
     torch.manual_seed(0)
-    # Without BatchNorm, whose statistics stay local to a process: see `trainer.gather_through`.
+    # Without BatchNorm, whose statistics stay local to a process: see `build.gather_through`.
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(48, 10), nn.ReLU())
     fields = {"gather": gather} if gather else {}
     fields["queue"] = Queue(2) if queue else None
-    return SAGVICReg(encoder, nn.Linear(10, 6), pairing=WalkPairing(k=4, walks=2), ramp=Ramp(0.5), **fields)
+    return TwoViews(encoder, nn.Linear(10, 6), sag_vicreg_loss, WalkPairing(k=4, walks=2), Ramp(0.5), **fields)
 
 
 def views(step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -29,7 +30,7 @@ def views(step: int) -> tuple[torch.Tensor, torch.Tensor]:
     return tuple(clean + 0.2 * torch.rand(BATCH, 3, 4, 4, generator=generator) for _ in range(2))
 
 
-def run(module, plain: SAGVICReg, rows: slice, backward) -> dict:
+def run(module, plain: TwoViews, rows: slice, backward) -> dict:
     """Losses, gradients with respect to the embeddings of `rows`, and parameter gradients, over two steps."""
     found = {"total": [], "walk": [], "embedding": []}
     embeddings = []

@@ -13,9 +13,10 @@ from tiny import tiny
 from sagkit.data.load import make_shapes
 from sagkit.model import extract_features
 from sagkit.train import trainer as training
-from sagkit.train.config import Config, configure
+from sagkit.train.__main__ import main
+from sagkit.train.config import Config, configure, flags, parse
 from sagkit.train.record import load_encoder, read_records
-from sagkit.train.trainer import fit, flags, main, stored_run
+from sagkit.train.trainer import fit, stored_run
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +111,7 @@ def test_the_recorded_command_gives_the_very_configuration(tmp_path):
         keep_at=(4, 8),
     )
     assert tyro.cli(Config, default=configure("sag-vicreg", "laptop"), args=flags(config)) == config
+    assert parse(flags(config)) == config
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 

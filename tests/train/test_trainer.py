@@ -2,30 +2,26 @@
 
 import time
 from dataclasses import replace
+from functools import partial
 from math import cos, pi
 
 import pytest
 import torch
 from tiny import tiny
+from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from sagkit.augment import Augmentation
 from sagkit.data.load import ImageSet, make_shapes
-from sagkit.loss import barlow_twins_loss
+from sagkit.loss import Loss, barlow_twins_loss, sag_vicreg_loss
 from sagkit.model import Encoder, make_encoder, make_projector
 from sagkit.pairing import DatasetPairing, Queue, WalkPairing
+from sagkit.train import trainer as training
+from sagkit.train.build import build_method
 from sagkit.train.config import Config, configure
 from sagkit.train.distill import DINO, IJEPA
-from sagkit.train.methods import (
-    BarlowTwins,
-    DatasetSAGBarlowTwins,
-    DatasetSAGVICReg,
-    Ramp,
-    SAGBarlowTwins,
-    SAGVICReg,
-    VICReg,
-)
-from sagkit.train.trainer import Trainer, build_method, fit
+from sagkit.train.methods import Ramp, TwoViews
+from sagkit.train.trainer import Trainer, fit
 
 BLACK, DIM = 0, 77  # jitter leaves black black, and this grey between 0.18 and 0.43: never black, never solarised
 
@@ -60,7 +56,12 @@ def shown(monkeypatch, config: Config, train: ImageSet, queries: ImageSet) -> li
     steps = []
     with monkeypatch.context() as patched:
         wrap(patched, Trainer, "step", before=lambda _, step, index: steps.append({"step": step, "index": index}))
-        wrap(patched, VICReg, "forward", before=lambda _, a, b, e: steps[-1].update(a=a.clone(), b=b.clone(), epoch=e))
+        wrap(
+            patched,
+            TwoViews,
+            "forward",
+            before=lambda _, a, b, e, i: steps[-1].update(a=a.clone(), b=b.clone(), epoch=e),
+        )
         fit(config, train, queries, progress=False)
     return steps
 
@@ -137,7 +138,7 @@ def test_an_epoch_shows_every_image_once_in_an_order_of_its_own(tmp_path, images
 def test_the_views_are_of_the_images_and_the_second_images_of_a_step(tmp_path, images, monkeypatch):
     black = torch.rand(160, generator=torch.Generator().manual_seed(0)) < 0.5
     train = solid(torch.where(black, BLACK, DIM))
-    monkeypatch.setattr(VICReg, "second_images", lambda _, index, *rest: (index + 1) % 160)
+    monkeypatch.setattr(TwoViews, "second_images", lambda _, index, *rest: (index + 1) % 160)
     for step in shown(monkeypatch, small(tmp_path, epochs=2), train, images[1]):
         assert torch.equal(step["a"].amax(dim=(1, 2, 3)) == 0, black[step["index"]])
         assert torch.equal(step["b"].amax(dim=(1, 2, 3)) == 0, black[(step["index"] + 1) % 160])
@@ -175,22 +176,39 @@ RAMP, PAIRING, QUEUE, TERMS = {"alpha": 0.4, "start": 2.0, "warmup": 2.0}, {"k":
 PROGRESS = (0.0, 1.9, 2.5, 3.0, 4.0, 5.0, 7.9)  # epochs; alpha rises from 2 to 4
 
 
-def losses(method: VICReg) -> torch.Tensor:
+class Given(nn.Module):
+    """Stands for encoder or projector: gives what it holds, one after the other."""
+
+    def __init__(self, *given: torch.Tensor):
+        super().__init__()
+        self.given = list(given)
+
+    def forward(self, _):
+        return self.given.pop(0)
+
+
+def objective(method: TwoViews, ha, hb, za, zb, epoch: float) -> Loss:
+    """The loss of features and projections."""
+    method.encoder, method.projector = Given(ha, hb), Given(za, zb)
+    return method(za, zb, epoch)
+
+
+def losses(method: TwoViews) -> torch.Tensor:
     """Loss over a few steps of features and projections that are given, so that nothing is trained."""
     generator, found = torch.Generator().manual_seed(0), []
     for epoch in PROGRESS:
         h = torch.randn(24, 6, generator=generator) + 1
         ha, hb = (h + 0.3 * torch.randn(24, 6, generator=generator) for _ in range(2))
         za, zb = torch.randn(2, 24, 10, generator=generator)
-        found.append(method.objective(ha, hb, za, zb, epoch).total)
+        found.append(objective(method, ha, hb, za, zb, epoch).total)
     return torch.stack(found)
 
 
-def sag_by_hand(ramp=RAMP, pairing=PAIRING, queue=QUEUE, terms=TERMS) -> SAGVICReg:
+def sag_by_hand(ramp=RAMP, pairing=PAIRING, queue=QUEUE, terms=TERMS) -> TwoViews:
     encoder = make_encoder("resnet10-w4")
     kept = Queue(**queue) if queue["batches"] else None
-    parts = {"pairing": WalkPairing(**pairing), "ramp": Ramp(**ramp), "queue": kept}
-    return SAGVICReg(encoder, make_projector(32, 16, 24), **parts, **terms)
+    loss = partial(sag_vicreg_loss, **terms)
+    return TwoViews(encoder, make_projector(32, 16, 24), loss, WalkPairing(**pairing), Ramp(**ramp), kept)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +249,7 @@ def test_sag_vicreg_is_built_from_every_field_that_speaks_of_it(fields, by_hand)
     assert not torch.equal(built, plain)
 
 
-def partners(method: DatasetSAGVICReg) -> torch.Tensor:
+def partners(method: TwoViews) -> torch.Tensor:
     """Second images over a few epochs, on features that change from one to the next."""
     index, found = torch.arange(40), []
     for epoch in range(8):
@@ -262,8 +280,8 @@ def test_dataset_scope_is_built_from_every_field_that_speaks_of_it(fields, pairi
     common = {**FIELDS, "scope": "dataset", "alpha": 0.8}
 
     def by_hand(pairing, ramp, rebuild):
-        walk, rise = DatasetPairing(**{"k": 4, **pairing}), Ramp(**{**RAMP, "alpha": 0.8, **ramp})
-        return DatasetSAGVICReg(encoder, make_projector(32, 16, 24), pairing=walk, ramp=rise, rebuild=rebuild)
+        walk, rise = DatasetPairing(**{"k": 4, "every": rebuild, **pairing}), Ramp(**{**RAMP, "alpha": 0.8, **ramp})
+        return TwoViews(encoder, make_projector(32, 16, 24), sag_vicreg_loss, walk, rise)
 
     plain = partners(build_method(configure(**common), encoder))
     built = partners(build_method(configure(**{**common, **fields}), encoder))
@@ -291,7 +309,7 @@ def clocks(monkeypatch):
         now["processor"] += TICK * processor
 
     wrap(monkeypatch, Trainer, "step", after=lambda _, step, index: move(step + 1, 2 * (step + 1)))
-    wrap(monkeypatch, SAGVICReg, "second_images", before=lambda *_: move(1))
+    wrap(monkeypatch, TwoViews, "second_images", before=lambda *_: move(1))
     wrap(monkeypatch, WalkPairing, "forward", before=lambda *_: move(2))
     wrap(monkeypatch, Encoder, "forward", before=lambda self, _: move(3) if self.training else move(1e4, 1e4))
     return now
@@ -324,17 +342,20 @@ def test_the_clock_goes_on_where_an_interrupted_run_stopped(tmp_path, images, cl
 
 @pytest.mark.parametrize("method", ["vicreg", "sag-vicreg"])
 def test_bf16_training_keeps_float32_weights_and_is_resumed_exactly(tmp_path, images, monkeypatch, method):
-    kinds = set()
+    handed, weights = [], set()  # features and projections of both views, as the loss is given them
 
-    def note(method, ha, hb, za, zb, epoch):
-        kinds.add((ha.dtype, za.dtype, *(p.dtype for p in method.parameters())))
+    def note(x):
+        handed.extend([x.dtype] if x.is_floating_point() else [])
+        return x
 
-    wrap(monkeypatch, VICReg, "objective", before=note)
+    monkeypatch.setattr(training, "only_process", note)
+    wrap(
+        monkeypatch, TwoViews, "forward", before=lambda method, *_: weights.update(p.dtype for p in method.parameters())
+    )
     half = small(tmp_path / "half", method=method, precision="bf16-mixed")
     whole = fit(half, *images, progress=False)
-    ((features, *others),) = kinds
-    assert features == torch.bfloat16
-    assert set(others) == {torch.float32}  # projections in the loss, and weights
+    assert handed == [torch.bfloat16, torch.bfloat16, torch.float32, torch.float32] * 15
+    assert weights == {torch.float32}
     cut = replace(half, results=str(tmp_path / "cut/results"), runs=str(tmp_path / "cut/runs"))
     interrupt(monkeypatch, cut, images, after=1)
     resumed = fit(cut, *images, progress=False)
@@ -354,13 +375,13 @@ VIT = {"encoder": "vit-d16-l1-p4-avg", "method": "ijepa", "predictor_width": 8, 
 def test_a_method_is_shown_as_many_views_as_it_takes_and_no_more_are_made(tmp_path, images, monkeypatch):
     made, taken = [], []
     wrap(monkeypatch, Augmentation, "__call__", before=lambda recipe, *_: made.append((recipe.size, recipe.crop_scale)))
-    wrap(monkeypatch, IJEPA, "forward", before=lambda _, view, epoch: taken.append(view.shape[-1]))
+    wrap(monkeypatch, IJEPA, "forward", before=lambda _, view, epoch, index: taken.append(view.shape[-1]))
     fit(small(tmp_path / "ijepa", **VIT), *images, progress=False)
     assert taken == [16] * 5
     training = made[:5]
     assert training == [(16, (0.3, 1.0))] * 5  # I-JEPA's crops; what follows are the label-free figure's views
     made.clear()
-    wrap(monkeypatch, DINO, "forward", before=lambda _, a, b, epoch, local: taken.append([v.shape[-1] for v in local]))
+    wrap(monkeypatch, DINO, "forward", before=lambda *given: taken.append([v.shape[-1] for v in given[-1]]))
     fields = {"method": "dino", "local_views": 2, "local_size": 8, "prototypes": 16, "epochs": 1}
     fit(small(tmp_path / "dino", **fields), *images, progress=False)
     assert taken[5:] == [[8, 8]] * 5
@@ -412,17 +433,19 @@ def test_barlow_twins_walks_only_where_alpha_says_so():
     assert configure("barlow-twins").alpha == 0
     fields = {**FIELDS, "method": "barlow-twins"}
     plain, walked = (build_method(configure(**{**fields, "alpha": alpha}), encoder) for alpha in (0.0, 0.4))
-    assert isinstance(plain, SAGBarlowTwins)
+    assert plain.loss.func is walked.loss.func is barlow_twins_loss
     za, zb = torch.randn(2, 24, 10, generator=torch.Generator().manual_seed(0))
     expected = barlow_twins_loss(za, zb)
     h = torch.randn(24, 6, generator=torch.Generator().manual_seed(1))
     for epoch in PROGRESS:
-        assert torch.equal(plain.objective(h, h, za, zb, epoch).total, expected.total)
-    assert torch.equal(BarlowTwins.objective(walked, h, h, za, zb, 5.0).total, expected.total)
-    found = walked.objective(h, h, za, zb, 5.0)
+        assert torch.equal(objective(plain, h, h, za, zb, epoch).total, expected.total)
+    assert torch.equal(walked.loss(za, zb, None, 0.0).total, expected.total)
+    found = objective(walked, h, h, za, zb, 5.0)
     pairs = WalkPairing(k=4, seed=5)(h, h)
     assert torch.equal(found.total, barlow_twins_loss(za, zb, pairs, 0.4).total)
-    assert isinstance(build_method(configure(**fields, scope="dataset"), encoder), DatasetSAGBarlowTwins)
+    dataset = build_method(configure(**fields, scope="dataset"), encoder)
+    assert isinstance(dataset.pairing, DatasetPairing)
+    assert dataset.loss.func is barlow_twins_loss
 
 
 def test_a_checkpoint_that_is_older_than_a_field_goes_on_as_if_it_had_the_default(tmp_path, images, monkeypatch):

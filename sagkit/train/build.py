@@ -1,0 +1,224 @@
+"""What a configuration asks for, made: data, device and precision, views, encoder, method, optimiser and learning rate.
+
+    lr(step) = base * B / 256 * (step + 1) / warmup                         while warming up
+    lr(step) = base * B / 256 * [f + (1 - f) (1 + cos(pi t)) / 2],  t in [0, 1]   after
+
+Sources: [R] linear scaling with B / 256, warm-up and cosine as in METHOD.md section 6, and f = 0.001 at the end, the
+VICReg authors' `end_lr`; LARS from lightly, with their exclusion of biases and normalisation parameters from adaptation
+and decay. Below this room arguments are explicit; the trainer stands on it. [K]
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from sagkit.augment import NO_COLOUR, Augmentation, channel_statistics
+from sagkit.data.load import family, load_images
+from sagkit.data.series import Examples, VectorSet
+from sagkit.data.taxonomy import superclasses
+from sagkit.loss import barlow_twins_loss, sag_vicreg_loss
+from sagkit.model import NAME, Encoder, make_encoder, make_projector
+from sagkit.pairing import Queue
+from sagkit.train.config import OPTIMIZERS, TWO_VIEWS, Config
+from sagkit.train.controls import make_pairing
+from sagkit.train.distill import DINO, IJEPA
+from sagkit.train.methods import Method, Ramp, TwoViews, only_process
+
+FINAL_FRACTION = 1e-3  # VICReg's authors: end_lr = base_lr * 0.001
+GRAPH_FIELDS = ("k", "length", "temperature", "kernel", "mutual", "restart", "confident")
+LOCAL_SMALLEST = 0.05  # area of a local view: from here to crop_min, where the global ones begin; DINO's authors
+
+
+def judged_on(config: Config) -> str:
+    """The split that a run is judged on: test, or validation where a part of train was held back for it."""
+    return "test" if config.split == "train" else "val"
+
+
+def load_sets(config: Config, train: Examples | None, queries: Examples | None) -> tuple[Examples, Examples]:
+    """What is trained on and judged on: as given, or loaded.
+
+    Raises:
+        ValueError: for images beside vectors, or a batch larger than the data.
+    """
+    root = config.data_root or None
+    if train is None:
+        train = load_images(config.data, config.split, root=root)
+    if isinstance(train, VectorSet) != isinstance(queries, VectorSet):
+        kind = type(train).__name__
+        raise ValueError(f"train is of type {kind} and queries are not: give queries as {kind}, too")
+    if queries is None:
+        queries = load_images(config.data, judged_on(config), root=root)
+    if config.batch_size > len(train):
+        raise ValueError(f"batch_size {config.batch_size} exceeds the {len(train)} training images: lower batch_size")
+    return train, queries
+
+
+def native_precision(accelerator: str = "auto") -> str:
+    """The fastest precision that the hardware computes itself: "bf16-mixed" if it has bfloat16 arithmetic, else
+    "32-true", because emulated bfloat16 is slower than float32 (1.6 times, on an Intel Xeon without AVX512-BF16).
+
+    Args:
+        accelerator: as Lightning Fabric names it; "auto" is CUDA where there is a device, else the CPU.
+    """
+    if accelerator in ("cuda", "gpu") or (accelerator == "auto" and torch.cuda.is_available()):
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif accelerator in ("cpu", "auto"):
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # not in older versions of torch
+        native = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
+    else:
+        native = False
+    return "bf16-mixed" if native else "32-true"
+
+
+def make_fabric(config: Config) -> Fabric:
+    """Lightning Fabric for a configuration.
+
+    Raises:
+        ValueError: for an accelerator, a number of devices or a precision that is not to be had here.
+    """
+    try:
+        return Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision)
+    except (RuntimeError, ValueError) as error:
+        setting = f"accelerator {config.accelerator!r}, devices {config.devices}, precision {config.precision!r}"
+        raise ValueError(f"{setting} cannot be had here ({error}): try --accelerator cpu --devices 1") from None
+
+
+def gather_through(fabric: Fabric):
+    """The gather of a run with several processes: rows of all processes in order of rank, with gradient.
+
+    Pairs, statistics and loss are then those of the global batch. Not so BatchNorm inside encoder and projector: each
+    process normalises by its own share, as under any data-parallel training without synchronised BatchNorm.
+    """
+
+    def gather(x: torch.Tensor) -> torch.Tensor:
+        return fabric.all_gather(x, sync_grads=x.requires_grad).flatten(0, 1)
+
+    return gather
+
+
+def build_views(config: Config, train: Examples) -> tuple[Callable, Callable]:
+    """The view of a configuration, and the small local one; of vectors, both are their own."""
+    if isinstance(train, VectorSet):
+        return train.view, train.view
+    recipe = {"blur": config.blur, **({} if config.colour else NO_COLOUR)}
+    view = Augmentation(size=config.view_size, crop_scale=(config.crop_min, 1.0), **recipe)
+    return view, Augmentation(size=config.local_size, crop_scale=(LOCAL_SMALLEST, config.crop_min), **recipe)
+
+
+def build_encoder(config: Config, train: Examples) -> Encoder:
+    """The encoder of a configuration under the statistics of what it is trained on, tried once.
+
+    Raises:
+        ValueError: where it cannot encode a view, or the method needs images and gets vectors.
+    """
+    if isinstance(train, VectorSet):
+        if config.method not in TWO_VIEWS:
+            raise ValueError(f"{config.method} needs images: of vectors, choose one of {', '.join(TWO_VIEWS)}")
+        if NAME.fullmatch(config.encoder) is None:
+            raise ValueError(f"{config.encoder} encodes images: of vectors, use mlp-w128-l2; of series, conv1d-w32-l3")
+        encoder = make_encoder(config.encoder, *train.statistics())
+        blank = train.values[:1].expand(2, *train.values[0].shape)
+        what, remedy = f"values {tuple(train.values.shape)}", "mlp takes (N, F), conv1d takes (N, C, T)"
+    else:
+        encoder = make_encoder(config.encoder, *channel_statistics(train.images))
+        blank = torch.zeros(2, 3, config.view_size, config.view_size)
+        what, remedy = f"views of {config.view_size} pixels", "change view_size or encoder"
+    try:
+        with torch.no_grad():
+            encoder.eval()(blank)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ValueError(f"{config.encoder} cannot encode {what} ({error}): {remedy}") from None
+    return encoder.train()
+
+
+def build_method(config: Config, encoder: nn.Module, gather=only_process, groups=None) -> Method:
+    """The method of a configuration around an encoder; `groups` (N,) are superclasses of the training images."""
+    if config.method == "dino":
+        head = config.projector_hidden, config.projector_out, config.prototypes
+        return DINO(encoder, *head, config.ema, config.epochs)
+    if config.method == "ijepa":
+        predictor = config.predictor_width, config.predictor_depth
+        return IJEPA(encoder, config.view_size, *predictor, config.ema, config.epochs)
+    width, *shape = encoder.feature_width, config.projector_hidden, config.projector_out, config.projector_layers
+    projector = make_projector(width, *shape)
+    if config.method == "vicreg":
+        loss = partial(sag_vicreg_loss, sim=config.sim, var=config.var, cov=config.cov)
+        return TwoViews(encoder, projector, loss, gather=gather)
+    if config.method == "barlow-twins":
+        loss = partial(barlow_twins_loss, keep=config.keep)
+    else:
+        loss = partial(sag_vicreg_loss, keep=config.keep, sim=config.sim, var=config.var, cov=config.cov)
+    dataset = config.scope == "dataset"
+    walk = {name: getattr(config, name) for name in GRAPH_FIELDS}
+    if dataset:
+        walk["every"] = config.graph_epochs
+    else:
+        walk |= {name: getattr(config, name) for name in ("walks", "every", "seed", "unique")}
+    pairing = make_pairing(config.pairs, dataset, groups, config.matched, **walk)
+    ramp = Ramp(config.alpha, config.walk_start * config.epochs, config.walk_warmup * config.epochs)
+    queue = Queue(config.queue_batches) if config.scope == "queue" else None
+    return TwoViews(encoder, projector, loss, pairing, ramp, queue, gather)
+
+
+def superclass_of_each(data: str, images: Examples) -> torch.Tensor | None:
+    """Superclass of every image (N,), or None where none are known."""
+    if images.labels is None:
+        return None
+    try:
+        group = superclasses(family(data), images.class_names)[1]
+    except ValueError:
+        return None
+    return torch.as_tensor(group)[images.labels]
+
+
+def make_optimizer(name: str, module: nn.Module, weight_decay: float) -> torch.optim.Optimizer:
+    """Optimiser over a module's trainable parameters; vectors (biases, norms) are neither decayed nor adapted.
+
+    Args:
+        name: "lars" (large batches), "adamw" or "sgd" (momentum 0.9).
+        module: what is trained.
+        weight_decay: of weight matrices and kernels, at least 0.
+
+    Raises:
+        ValueError: for an unknown name, or LARS without weight decay (lightly's then adapts nothing).
+    """
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if name == "lars":
+        if weight_decay <= 0:
+            raise ValueError(f"lars adapts decayed weights only, got weight_decay={weight_decay}: use 1e-4, or sgd")
+        from lightly.utils.lars import LARS  # here, because importing lightly takes seconds
+
+        return LARS(groups, lr=0.1, momentum=0.9)
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=1e-3)
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True)
+    raise ValueError(f"unknown optimizer {name!r}: choose one of {', '.join(OPTIMIZERS)}")
+
+
+def learning_rate(step: int, steps: int, warmup: int, base: float, batch_size: int) -> float:
+    """Learning rate of one step; a pure function, so that a resumed run needs no scheduler state.
+
+    Args:
+        step: from 0.
+        steps: of the whole run.
+        warmup: steps of linear rise.
+        base: for a batch of 256 images.
+        batch_size: of all processes together.
+    """
+    peak = base * batch_size / 256
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return peak * (FINAL_FRACTION + (1 - FINAL_FRACTION) * (1 + math.cos(math.pi * progress)) / 2)
