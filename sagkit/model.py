@@ -1,28 +1,20 @@
-"""Backbones of vectors and series: a multilayer perceptron, and convolutions along time.
+"""Encoders that map images, vectors or series to features h, and the projector that maps h to z.
 
-    mlp-w<width>-l<layers>       (B, F0)   -> [linear, BatchNorm, ReLU] x layers                 -> (B, width)
-    conv1d-w<width>-l<layers>    (B, C, T) -> [convolution of 5, stride 2, BatchNorm, ReLU] x layers, mean over time
+    x  ->  (x - mean) / std  ->  backbone  ->  h (B, F)  ->  projector  ->  z (B, D)
 
-[K] Plain ones; each further convolution has twice the channels, so that F = width * 2 ** (layers - 1).
-
-----
-Encoders that map images to features h, and the projector that maps h to z.
-
-    x in [0, 1]  (B, 3, H, W)  ->  (x - mean) / std  ->  backbone  ->  h (B, F)  ->  projector  ->  z (B, D)
+    images   x in [0, 1] (B, 3, H, W), mean and std of each colour channel
+    vectors  x (B, F0), of each column;   series  x (B, C, T), of each channel
 
 Sources: [R] CIFAR stem (3 x 3 convolution of stride 1, no max-pool) as in METHOD.md section 6; the projector is
-the VICReg authors' (linear, BatchNorm, ReLU, ..., linear without bias). [K] the narrow ResNet: torchvision's basic
-block at a chosen width and depth, for machines without a GPU; normalisation lives inside the encoder, so that an
-exported encoder takes plain images and cannot be fed with another data set's statistics. The vision transformers are
-timm's in lightly's masked frame, with fixed sine-cosine position embeddings [K: DINO's authors learn them; a budget of
-a few epochs does not] that are made for 32 pixels and interpolated for any other size.
+the VICReg authors' (linear, BatchNorm, ReLU, ..., linear without bias), and so are names and shapes of the weights that
+`load_vicreg_weights` takes (facebookresearch/vicreg's torch.hub checkpoints, torchvision's ResNets). [K] the narrow
+ResNet: torchvision's basic block at a chosen width and depth, for machines without a GPU; normalisation lives inside
+the encoder, so that an exported encoder takes plain images and cannot be fed with another data set's statistics. The
+vision transformers are timm's in lightly's masked frame, with fixed sine-cosine position embeddings [K: DINO's authors
+learn them; a budget of a few epochs does not] that are made for 32 pixels and interpolated for any other size.
 
-----
-Published weights in an encoder of ours: the VICReg authors' checkpoints, or any of torchvision's names.
-
-    load_vicreg_weights(make_encoder("resnet50-imagenet"), torch.load("resnet50.pth"))
-
-Source: [R] names and shapes as in facebookresearch/vicreg's torch.hub checkpoints and torchvision's ResNets.
+Differs from the source: the VICReg authors train with SyncBatchNorm and start each residual block at zero
+(`zero_init_residual`); here BatchNorm is each process's own, and blocks start as torchvision's do.
 """
 
 from __future__ import annotations
@@ -34,43 +26,15 @@ from itertools import pairwise
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torchvision.models import resnet
 
-NAME = re.compile(r"(mlp|conv1d)-w([1-9]\d*)-l([1-9]\d*)")
-
-
-def dense_backbone(name: str, inputs: int) -> tuple[nn.Module, int, int]:
-    """A backbone by name, its feature width, and the axes its input has behind columns or channels (0 or 1).
-
-    Args:
-        name: see above.
-        inputs: columns of a vector, or channels of a series.
-
-    Raises:
-        ValueError: for another name.
-    """
-    found = NAME.fullmatch(name)
-    if found is None:
-        raise ValueError(f"no encoder of vectors {name!r}: use mlp-w128-l2 for (N, F), conv1d-w32-l3 for (N, C, T)")
-    width, layers = int(found[2]), int(found[3])
-    if found[1] == "mlp":
-        steps = [(nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU()) for a, b in pairwise([inputs, *[width] * layers])]
-        return nn.Sequential(*(module for step in steps for module in step)), width, 0
-    widths = [inputs, *(width * 2**i for i in range(layers))]
-    steps = [
-        (nn.Conv1d(a, b, 5, stride=2, padding=2, bias=False), nn.BatchNorm1d(b), nn.ReLU()) for a, b in pairwise(widths)
-    ]
-    pooled = nn.AdaptiveAvgPool1d(1), nn.Flatten()
-    return nn.Sequential(*(module for step in steps for module in step), *pooled), widths[-1], 1
-
-
-SAFE_CHANNELS = 8  # see SubsampledConv2d
-NARROW = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet20": (3, 3, 3)}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's, and the VICReg authors'
-FULL = {"resnet18": resnet.resnet18, "resnet50": resnet.resnet50}
+NARROW = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet20": (3, 3, 3)}
+FULL = ("resnet18", "resnet50")  # torchvision's
+DENSE = re.compile(r"(mlp|conv1d)-w([1-9]\d*)-l([1-9]\d*)")
 VIT = re.compile(r"vit-d([1-9]\d*)-l([1-9]\d*)-p([1-9]\d*)(-avg)?")
 VIT_PIXELS = 32  # CIFAR's; position embeddings are made for images of this size
 VIT_HEAD = 64  # width of an attention head, as in every size of Dosovitskiy et al. 2021
+SAFE_CHANNELS = 8  # see SubsampledConv2d
 
 
 class Encoder(nn.Module):
@@ -99,49 +63,6 @@ class Encoder(nn.Module):
         return self.backbone.encode((x - self.mean) / self.std, idx_keep=keep)
 
 
-class NarrowResNet(nn.Sequential):
-    """A CIFAR-stem ResNet of basic blocks: `width` channels in its first stage, doubled at each further one.
-
-    Args:
-        width: channels of the stem and first stage; F is width * 2 ** (stages - 1).
-        blocks: basic blocks per stage; each stage after the first halves the resolution.
-    """
-
-    def __init__(self, width: int, blocks: tuple[int, ...]):
-        stem = [nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-        stages, channels = [], width
-        for i, depth in enumerate(blocks):
-            for j in range(depth):
-                out, stride = width * 2**i, 2 if i and j == 0 else 1
-                stages.append(_basic_block(channels, out, stride))
-                channels = out
-        super().__init__(*stem, *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.feature_width = channels
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):  # torchvision's initialisation of its ResNets
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-
-class SubsampledConv2d(nn.Conv2d):
-    """A strided 1 x 1 convolution, computed as what it is: every stride-th pixel, then a plain 1 x 1 convolution.
-
-    oneDNN 3.12 (torch 2.14) writes past its buffer in the backward pass of the strided kernel when there are fewer than
-    SAFE_CHANNELS input channels in channels_last order on a processor without AVX-512, and takes the process with it.
-    """
-
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
-        rows, columns = self.stride
-        return nn.functional.conv2d(x[..., ::rows, ::columns], self.weight, self.bias)
-
-
-def _basic_block(channels: int, out: int, stride: int) -> nn.Module:
-    shortcut = None
-    if stride != 1 or channels != out:
-        conv = nn.Conv2d if channels >= SAFE_CHANNELS else SubsampledConv2d
-        shortcut = nn.Sequential(conv(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
-    return resnet.BasicBlock(channels, out, stride, shortcut)
-
-
 def make_encoder(name: str, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), pretrained: bool = False) -> Encoder:
     """Build an encoder by name, with random weights drawn from torch's global generator.
 
@@ -150,7 +71,8 @@ def make_encoder(name: str, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), pretra
             images from 64 pixels and published weights); "<resnet10|resnet18|resnet20>-w<width>" (narrow, for CPUs);
             "vit-d<width>-l<blocks>-p<patch>" (class token) and the same with "-avg" (no class token, mean of the
             patches); "timm:<any timm backbone>". The last two need the optional extra `timm`. "mlp-w<width>-l<layers>"
-            for vectors, "conv1d-w<width>-l<layers>" for series; see `dense`.
+            for vectors, "conv1d-w<width>-l<layers>" for series; see
+            `dense_backbone`.
         mean: of the training images per channel, in [0, 1]; of vectors per column, of series per channel.
         std: likewise.
         pretrained: load published weights; timm backbones only, and needs a network or a filled cache.
@@ -166,12 +88,7 @@ def make_encoder(name: str, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), pretra
     if name.startswith("timm:"):
         backbone, width = _timm_backbone(name.removeprefix("timm:"), pretrained)
     elif name.removesuffix("-imagenet") in FULL:
-        backbone = FULL[name.removesuffix("-imagenet")](weights=None)
-        width, backbone.fc = backbone.fc.in_features, nn.Identity()
-        if name in FULL:
-            backbone.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-            nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
-            backbone.maxpool = nn.Identity()
+        backbone, width = _torchvision_backbone(name.removesuffix("-imagenet"), cifar_stem=name in FULL)
     elif found := VIT.fullmatch(name):
         width, blocks, patch = (int(number) for number in found.groups()[:3])
         backbone = _vision_transformer(name, width, blocks, patch, mean_pooled=bool(found[4]))
@@ -185,53 +102,6 @@ def make_encoder(name: str, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), pretra
         backbone = NarrowResNet(int(digits), NARROW[kind])
         width = backbone.feature_width
     return Encoder(backbone, width, mean, std)
-
-
-def _vision_transformer(name: str, width: int, blocks: int, patch: int, mean_pooled: bool) -> nn.Module:
-    heads = max(1, width // VIT_HEAD)
-    if width % 4 or width % heads or VIT_PIXELS % patch:
-        raise ValueError(
-            f"{name} is not to be built: the width must be a multiple of 4 and of its number of heads (here {heads}), "
-            f"and the patch must divide {VIT_PIXELS}"
-        )
-    try:  # here, because importing the two takes seconds
-        from lightly.models.modules import MaskedVisionTransformerTIMM
-        from timm.models.vision_transformer import VisionTransformer
-    except ImportError:
-        raise ValueError(f"encoder {name!r} needs timm and lightly: pip install timm lightly") from None
-    vit = VisionTransformer(
-        img_size=VIT_PIXELS,
-        patch_size=patch,
-        embed_dim=width,
-        depth=blocks,
-        num_heads=heads,
-        num_classes=0,
-        class_token=not mean_pooled,
-        global_pool="avg" if mean_pooled else "token",
-        fc_norm=False,  # timm would move the last norm behind the pooling, where `tokens` does not pass
-        dynamic_img_size=True,
-    )
-    backbone = MaskedVisionTransformerTIMM(vit)
-    backbone.mask_token = None  # nothing is masked by a token here, and a parameter without gradient stops DDP
-    return backbone
-
-
-def _timm_backbone(name: str, pretrained: bool) -> tuple[nn.Module, int]:
-    try:
-        import timm
-    except ImportError:
-        raise ValueError(f"encoder 'timm:{name}' needs the package timm: pip install 'sagkit[timm]'") from None
-    if not timm.is_model(name):
-        near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)) or "timm.list_models()"
-        raise ValueError(f"timm has no backbone {name!r}: did you mean {near}?")
-    try:
-        backbone = timm.create_model(name, pretrained=pretrained, num_classes=0)
-    except Exception as error:  # hub clients raise whatever a missing network drives them to
-        if not pretrained:
-            raise
-        raise ValueError(f"no weights for 'timm:{name}' ({error}): they need a network, or pretrained=False") from None
-    # Some backbones have a further layer between pooling and head; its width is that of the features.
-    return backbone, getattr(backbone, "head_hidden_size", None) or backbone.num_features
 
 
 def make_projector(feature_width: int, hidden: int, out: int, layers: int = 3) -> nn.Sequential:
@@ -321,3 +191,138 @@ def load_vicreg_weights(encoder: Encoder, state: dict) -> None:
     encoder.backbone.load_state_dict(found)
     encoder.mean.copy_(torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
     encoder.std.copy_(torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
+
+
+class NarrowResNet(nn.Sequential):
+    """A CIFAR-stem ResNet of basic blocks: `width` channels in its first stage, doubled at each further one.
+
+    Args:
+        width: channels of the stem and first stage; F is width * 2 ** (stages - 1).
+        blocks: basic blocks per stage; each stage after the first halves the resolution.
+    """
+
+    def __init__(self, width: int, blocks: tuple[int, ...]):
+        stem = [nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+        stages, channels = [], width
+        for i, depth in enumerate(blocks):
+            for j in range(depth):
+                out, stride = width * 2**i, 2 if i and j == 0 else 1
+                stages.append(_basic_block(channels, out, stride))
+                channels = out
+        super().__init__(*stem, *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.feature_width = channels
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):  # torchvision's initialisation of its ResNets
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+class SubsampledConv2d(nn.Conv2d):
+    """A strided 1 x 1 convolution, computed as what it is: every stride-th pixel, then a plain 1 x 1 convolution.
+
+    oneDNN 3.12 (torch 2.14) writes past its buffer in the backward pass of the strided kernel when there are fewer than
+    SAFE_CHANNELS input channels in channels_last order on a processor without AVX-512, and takes the process with it.
+    """
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
+        rows, columns = self.stride
+        return nn.functional.conv2d(x[..., ::rows, ::columns], self.weight, self.bias)
+
+
+def _basic_block(channels: int, out: int, stride: int) -> nn.Module:
+    from torchvision.models.resnet import BasicBlock
+
+    shortcut = None
+    if stride != 1 or channels != out:
+        conv = nn.Conv2d if channels >= SAFE_CHANNELS else SubsampledConv2d
+        shortcut = nn.Sequential(conv(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+    return BasicBlock(channels, out, stride, shortcut)
+
+
+def dense_backbone(name: str, inputs: int) -> tuple[nn.Module, int, int]:
+    """A backbone of vectors or series by name, its feature width, and the axes its input has behind columns or
+    channels (0 or 1).
+
+        mlp-w<width>-l<layers>      (B, F0)   -> [linear, BatchNorm, ReLU] x layers -> (B, width)
+        conv1d-w<width>-l<layers>   (B, C, T) -> [convolution of 5, stride 2, BatchNorm, ReLU] x layers, mean over time
+
+    Each further convolution has twice the channels, so that F = width * 2 ** (layers - 1) [K].
+
+    Args:
+        name: as above.
+        inputs: columns of a vector, or channels of a series.
+
+    Raises:
+        ValueError: for another name.
+    """
+    found = DENSE.fullmatch(name)
+    if found is None:
+        raise ValueError(f"no encoder of vectors {name!r}: use mlp-w128-l2 for (N, F), conv1d-w32-l3 for (N, C, T)")
+    width, layers = int(found[2]), int(found[3])
+    if found[1] == "mlp":
+        steps = [(nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU()) for a, b in pairwise([inputs, *[width] * layers])]
+        return nn.Sequential(*(module for step in steps for module in step)), width, 0
+    widths = [inputs, *(width * 2**i for i in range(layers))]
+    steps = [
+        (nn.Conv1d(a, b, 5, stride=2, padding=2, bias=False), nn.BatchNorm1d(b), nn.ReLU()) for a, b in pairwise(widths)
+    ]
+    pooled = nn.AdaptiveAvgPool1d(1), nn.Flatten()
+    return nn.Sequential(*(module for step in steps for module in step), *pooled), widths[-1], 1
+
+
+def _torchvision_backbone(name: str, cifar_stem: bool) -> tuple[nn.Module, int]:
+    from torchvision.models import resnet  # here and below, because importing torchvision takes seconds
+
+    backbone = getattr(resnet, name)(weights=None)
+    width, backbone.fc = backbone.fc.in_features, nn.Identity()
+    if cifar_stem:
+        backbone.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
+        backbone.maxpool = nn.Identity()
+    return backbone, width
+
+
+def _vision_transformer(name: str, width: int, blocks: int, patch: int, mean_pooled: bool) -> nn.Module:
+    heads = max(1, width // VIT_HEAD)
+    if width % 4 or width % heads or VIT_PIXELS % patch:
+        raise ValueError(
+            f"{name} cannot be built: the width must be a multiple of 4 and of its number of heads (here {heads}), "
+            f"and the patch must divide {VIT_PIXELS}"
+        )
+    try:  # here, because importing the two takes seconds
+        from lightly.models.modules import MaskedVisionTransformerTIMM
+        from timm.models.vision_transformer import VisionTransformer
+    except ImportError:
+        raise ValueError(f"encoder {name!r} needs timm and lightly: pip install timm lightly") from None
+    vit = VisionTransformer(
+        img_size=VIT_PIXELS,
+        patch_size=patch,
+        embed_dim=width,
+        depth=blocks,
+        num_heads=heads,
+        num_classes=0,
+        class_token=not mean_pooled,
+        global_pool="avg" if mean_pooled else "token",
+        fc_norm=False,  # timm would move the last norm behind the pooling, where `tokens` does not pass
+        dynamic_img_size=True,
+    )
+    backbone = MaskedVisionTransformerTIMM(vit)
+    backbone.mask_token = None  # nothing is masked by a token here, and a parameter without gradient stops DDP
+    return backbone
+
+
+def _timm_backbone(name: str, pretrained: bool) -> tuple[nn.Module, int]:
+    try:
+        import timm
+    except ImportError:
+        raise ValueError(f"encoder 'timm:{name}' needs the package timm: pip install 'sagkit[timm]'") from None
+    if not timm.is_model(name):
+        near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)) or "timm.list_models()"
+        raise ValueError(f"timm has no backbone {name!r}: did you mean {near}?")
+    try:
+        backbone = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    except Exception as error:  # hub clients raise whatever a missing network drives them to
+        if not pretrained:
+            raise
+        raise ValueError(f"no weights for 'timm:{name}' ({error}): they need a network, or pretrained=False") from None
+    # Some backbones have a further layer between pooling and head; its width is that of the features.
+    return backbone, getattr(backbone, "head_hidden_size", None) or backbone.num_features

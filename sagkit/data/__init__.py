@@ -8,6 +8,8 @@ from importlib import import_module
 
 _HOME = {  # loaded when first asked for: a command that needs one room does not wait for the others
     "ImageSet": "sagkit.data.load",
+    "SeriesView": "sagkit.data.series",
+    "TableView": "sagkit.data.series",
     "VectorSet": "sagkit.data.series",
     "load_bank": "sagkit.data.load",
     "load_images": "sagkit.data.load",

@@ -58,7 +58,7 @@ def image_suffixes() -> set[str]:
 
 
 def list_images(root: Path) -> list[ImageFile]:
-    """Every image file below `root`, sorted by path; hidden files and folders are passed over.
+    """Every image file below `root`, sorted by path; hidden files and folders are skipped.
 
     Links to folders are followed, except back into a folder that is being listed.
     """
@@ -94,13 +94,14 @@ def list_images(root: Path) -> list[ImageFile]:
 
 
 def folder_classes(files: Sequence[ImageFile]) -> tuple[str, ...] | None:
-    """Sorted class folders, if every file lies in exactly one folder; one folder alone tells nothing apart."""
+    """Sorted class folders, if every file lies in exactly one folder; a single folder is no class."""
     parents = [file.path.split("/")[:-1] for file in files]
     names = sorted({p[0] for p in parents if p})
     return tuple(names) if len(names) > 1 and all(len(p) == 1 for p in parents) else None
 
 
 def folder_labels(paths: Sequence[str], classes: Sequence[str]) -> Int64[Tensor, "N"]:
+    """Position in `classes` of the folder that each path begins with."""
     number = {name: c for c, name in enumerate(classes)}
     return torch.tensor([number[path.split("/")[0]] for path in paths], dtype=torch.int64)
 

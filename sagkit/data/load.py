@@ -1,17 +1,4 @@
-"""The one form of every image set: images in memory, with labels, class names and file names if there are any. [K]
-----
-Training sets made from CIFAR-100 by leaving classes or images out; labels and class names stay those of all 100.
-
-    cifar100-80a   without four whole superclasses: every fifth of the twenty in the order of their names
-    cifar100-80b   without one class of each superclass: the i-th superclass loses class i mod 5 of its own order
-    cifar100-lt    a long tail: class c of C keeps floor(500 * 100^(-c / (C - 1))) images, from 500 down to 5
-
-Sources: [R] the long tail is that of Cao et al. 2019 (after Cui et al. 2019): exponential, imbalance 100, classes in
-the order of their names; [K] the two rules of 80 classes, which need no seed, and that images of the long tail are
-drawn with seed 0. A test set is never thinned: it has all classes, and those never trained on are a split of their own.
-
-----
-Image sets in memory, all of one form: procedural shapes, CIFAR-10, CIFAR-100 and parts of it, folders, .npz files.
+"""Image sets in memory, all of one form: procedural shapes, CIFAR-10, CIFAR-100 and parts of it, folders, .npz files.
 
     load_images(name, split)  ->  ImageSet: images uint8 (N, 3, H, W), labels int64 (N,) or None, class_names
 
@@ -19,6 +6,17 @@ Image sets in memory, all of one form: procedural shapes, CIFAR-10, CIFAR-100 an
 tensor needs no loader processes. Class order is the sorted order of the class names, from a tree and from torchvision's
 pickles alike (the *image* order differs, and with it which images `validation_split` draws). What is asked for is
 loaded or an error says why not: there is never other data in its place.
+
+Three training sets leave classes or images of CIFAR-100 out; their labels and class names stay those of all 100, and a
+test set is never thinned:
+
+    cifar100-80a   without four whole superclasses: every fifth of the twenty in the order of their names
+    cifar100-80b   without one class of each superclass: the i-th superclass loses class i mod 5 of its own order
+    cifar100-lt    a long tail: class c of C keeps floor(500 * 100^(-c / (C - 1))) images, from 500 down to 5
+
+Sources: [R] the long tail is that of Cao et al. 2019 (after Cui et al. 2019): exponential, imbalance 100, classes in
+the order of their names; [K] the two rules of 80 classes, which need no seed, and that images of the long tail are
+drawn with seed 0.
 """
 
 from __future__ import annotations
@@ -35,11 +33,21 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
-from torchvision import datasets
 
 from sagkit.data.decode import cache_folder, decode_images, folder_classes, folder_labels, list_images, usual_size
-from sagkit.data.shapes import CLASS_NAMES, draw_shapes
+from sagkit.data.shapes import SHAPE_CLASSES, draw_shapes
 from sagkit.data.taxonomy import CIFAR100_SUPERCLASSES
+
+SPLITS = ("train", "test", "fit", "val", "unseen")
+VALIDATION = 0.1  # fraction of train that "val" takes, by seed 0
+SHAPES_IMAGES = {"train": 4096, "test": 1024}
+SHAPES_SEED = {"train": 0, "test": 0x7E57_0000}  # far apart: a test set that no small seed of `shapes` repeats
+CIFAR_CLASSES = {"cifar10": 10, "cifar100": 100}
+CIFAR_IMAGES = {"train": 50_000, "test": 10_000}
+WHOLE = "cifar100"
+SUBSETS = ("cifar100-80a", "cifar100-80b", "cifar100-lt")
+IMBALANCE = 100  # images of the first class over those of the last, Cao et al. 2019
+EVERY = 5  # of superclasses in 80a, and classes in a superclass
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,55 +113,6 @@ def check_labels(labels: Tensor | None, n: int, classes: int) -> None:
         raise ValueError(f"labels must lie in [0, {classes - 1}] for {classes} class names, got {found}")
 
 
-WHOLE = "cifar100"
-SUBSETS = ("cifar100-80a", "cifar100-80b", "cifar100-lt")
-IMBALANCE = 100  # images of the first class over those of the last, Cao et al. 2019
-EVERY = 5  # of superclasses in 80a, and classes in a superclass
-
-
-def family(name: str) -> str:
-    """The data set whose classes a training set has: "cifar100" for its subsets, else the name itself."""
-    return WHOLE if name in SUBSETS else name
-
-
-def left_out(name: str) -> Int64[Tensor, " classes"]:
-    """Classes of all 100 that a training set has no image of, ascending; none for any other name than the 80s."""
-    groups = [sorted(members.split()) for _, members in sorted(CIFAR100_SUPERCLASSES.items())]
-    names = sorted(member for group in groups for member in group)
-    if name == "cifar100-80a":
-        gone = [member for group in groups[EVERY - 1 :: EVERY] for member in group]
-    elif name == "cifar100-80b":
-        gone = [group[i % EVERY] for i, group in enumerate(groups)]
-    else:
-        gone = []
-    return torch.tensor(sorted(names.index(member) for member in gone), dtype=torch.int64)
-
-
-def kept_rows(name: str, labels: Int64[Tensor, " N"]) -> Int64[Tensor, " n"]:
-    """Rows of CIFAR-100's training set that a subset keeps, ascending.
-
-    Args:
-        name: one of SUBSETS.
-        labels: of the training set, 0 to 99.
-    """
-    if name != "cifar100-lt":
-        return torch.isin(labels, left_out(name), invert=True).nonzero()[:, 0]
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    members = [order[labels[order] == c] for c in range(int(labels.max()) + 1)]
-    last = len(members) - 1
-    # A float power may fall a hair short of a whole number: 500 / 100 is 5 images and not 4.
-    keep = [int(len(rows) * IMBALANCE ** (-c / last) + 1e-9) for c, rows in enumerate(members)]
-    return torch.cat([rows[:n] for rows, n in zip(members, keep, strict=True)]).sort().values
-
-
-CIFAR = {"cifar10": (datasets.CIFAR10, 10), "cifar100": (datasets.CIFAR100, 100)}
-CIFAR_IMAGES = {"train": 50_000, "test": 10_000}
-SHAPES_IMAGES = {"train": 4096, "test": 1024}
-SHAPES_SEED = {"train": 0, "test": 0x7E57_0000}  # far apart: a test set that no small seed of `shapes` repeats
-SPLITS = ("train", "test", "fit", "val", "unseen")
-VALIDATION = 0.1  # fraction of train that "val" takes, by seed 0
-
-
 def load_images(
     name: str | os.PathLike[str],
     split: str = "train",
@@ -170,8 +129,8 @@ def load_images(
     name is taken.
 
     Args:
-        name: "shapes", "cifar10", "cifar100", a part of it ("cifar100-80a", "cifar100-80b", "cifar100-lt"; see
-            `sagkit.subsets`), or the path of a folder or .npz file (arrays `images`, uint8 and channels first or last,
+        name: "shapes", "cifar10", "cifar100", a part of it ("cifar100-80a", "cifar100-80b", "cifar100-lt";
+            see above), or the path of a folder or .npz file (arrays `images`, uint8 and channels first or last,
             and optionally `labels`, `class_names`).
         split: "train", "test", or the parts "fit" and "val" of train (`validation_split`, 10 per cent, seed 0); for a
             set that leaves classes out, also "unseen", their test images.
@@ -202,9 +161,9 @@ def load_images(
     if name == "shapes":
         return make_shapes(SHAPES_IMAGES[split], 32 if size is None else size, SHAPES_SEED[split])
     path = Path(name).expanduser()
-    if size is not None and (name in CIFAR or path.suffix == ".npz"):
+    if size is not None and (name in CIFAR_CLASSES or path.suffix == ".npz"):
         raise ValueError(f"size={size} applies to shapes and folders; {name} keeps its own: leave size out")
-    if name in CIFAR:
+    if name in CIFAR_CLASSES:
         return _cifar(name, split, Path(root or os.environ.get("SAGKIT_DATA") or cache_folder()), download)
     if path.suffix == ".npz" and path.is_file():
         images = _npz(path, split)
@@ -220,13 +179,14 @@ def load_images(
 def load_bank(name: str, split: str = "train", root: str | os.PathLike[str] | None = None) -> ImageSet:
     """Images whose labels may be used to judge an encoder trained on this set: of a subset of CIFAR-100, all of it.
 
-    A bank without a class would call every image of it something else, and a bank with a long tail would judge itself.
+    With a class missing from the bank, every image of it would count as a mistake; with a long-tailed bank, the figure
+    would measure the bank's imbalance and not the encoder.
     """
     return load_images(WHOLE if name in SUBSETS and split == "train" else name, split, root)
 
 
 def make_shapes(n: int, size: int = 32, seed: int = 0) -> ImageSet:
-    """`n` procedural images of the 27 classes of `sagkit.shapes`, in mixed order; class counts differ by at most 1.
+    """`n` procedural images of the 27 classes of `shapes`, in mixed order; class counts differ by at most 1.
 
     Args:
         n: number of images.
@@ -239,8 +199,8 @@ def make_shapes(n: int, size: int = 32, seed: int = 0) -> ImageSet:
     if n < 0:
         raise ValueError(f"the number of shapes must not be negative, got n={n}")
     generator = torch.Generator().manual_seed(seed)
-    labels = (torch.arange(n) % len(CLASS_NAMES))[torch.randperm(n, generator=generator)]
-    return ImageSet(draw_shapes(labels, size, generator), labels, CLASS_NAMES)
+    labels = (torch.arange(n) % len(SHAPE_CLASSES))[torch.randperm(n, generator=generator)]
+    return ImageSet(draw_shapes(labels, size, generator), labels, SHAPE_CLASSES)
 
 
 def validation_split(
@@ -282,37 +242,75 @@ def validation_split(
     return fit.sort().values, val.sort().values
 
 
+def family(name: str) -> str:
+    """The data set whose classes a training set has: "cifar100" for its subsets, else the name itself."""
+    return WHOLE if name in SUBSETS else name
+
+
+def left_out(name: str) -> Int64[Tensor, " classes"]:
+    """Classes of all 100 that a training set has no image of, ascending; none for any other name than the 80s."""
+    groups = [sorted(members.split()) for _, members in sorted(CIFAR100_SUPERCLASSES.items())]
+    names = sorted(member for group in groups for member in group)
+    if name == "cifar100-80a":
+        gone = [member for group in groups[EVERY - 1 :: EVERY] for member in group]
+    elif name == "cifar100-80b":
+        gone = [group[i % EVERY] for i, group in enumerate(groups)]
+    else:
+        gone = []
+    return torch.tensor(sorted(names.index(member) for member in gone), dtype=torch.int64)
+
+
+def kept_rows(name: str, labels: Int64[Tensor, " N"]) -> Int64[Tensor, " n"]:
+    """Rows of CIFAR-100's training set that a subset keeps, ascending.
+
+    Args:
+        name: one of SUBSETS.
+        labels: of the training set, 0 to 99.
+    """
+    if name != "cifar100-lt":
+        return torch.isin(labels, left_out(name), invert=True).nonzero()[:, 0]
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    members = [order[labels[order] == c] for c in range(int(labels.max()) + 1)]
+    last = len(members) - 1
+    # A float power may fall a hair short of a whole number: 500 / 100 is 5 images and not 4.
+    keep = [int(len(rows) * IMBALANCE ** (-c / last) + 1e-9) for c, rows in enumerate(members)]
+    return torch.cat([rows[:n] for rows, n in zip(members, keep, strict=True)]).sort().values
+
+
 def _cifar(name: str, split: str, root: Path, download: bool) -> ImageSet:
-    kind, classes = CIFAR[name]
     for tree in (root / name / split, root / split):
         folders = [c for c in tree.iterdir() if c.is_dir() and not c.name.startswith(".")] if tree.is_dir() else []
-        if len(folders) == classes or (folders and tree.parent.name == name):
+        if len(folders) == CIFAR_CLASSES[name] or (folders and tree.parent.name == name):
             return _cifar_tree(tree, name, split)
+    from torchvision import datasets  # here, because importing torchvision takes seconds
+
+    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     place = next((p for p in (root / name, root) if (p / kind.base_folder).is_dir()), root)
     try:
         return _cifar_pickles(kind(str(place), train=split == "train", download=download))
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
+    failed = "the download failed" if download else "downloads are switched off"
     raise ValueError(
-        f"{name} is not to be had, neither from {root} nor by download ({reason}): set SAGKIT_DATA to a folder that "
-        f"holds {name}/{split}/<class>/*.png or {kind.base_folder}/, or run once where there is a network"
+        f"{name} was not found under {root}, and {failed} ({reason}): set SAGKIT_DATA to a folder that holds "
+        f"{name}/{split}/<class>/*.png or {kind.base_folder}/, or run once where there is a network"
     )
 
 
 def _cifar_tree(tree: Path, name: str, split: str) -> ImageSet:
     files = list_images(tree)
     classes = folder_classes(files)
-    if len(files) != CIFAR_IMAGES[split] or len(classes or ()) != CIFAR[name][1]:
+    if len(files) != CIFAR_IMAGES[split] or len(classes or ()) != CIFAR_CLASSES[name]:
         raise ValueError(
             f"{tree} holds {len(files):,} images in {len(classes or ())} class folders, and {name} has "
-            f"{CIFAR_IMAGES[split]:,} in {CIFAR[name][1]}: "
+            f"{CIFAR_IMAGES[split]:,} in {CIFAR_CLASSES[name]}: "
             "unpack it again, or load a part of it as a folder, by its path"
         )
     images, paths, _ = decode_images(tree, files, 32, strict=True)
     return ImageSet(images, folder_labels(paths, classes), classes, paths)
 
 
-def _cifar_pickles(source: datasets.CIFAR10) -> ImageSet:
+def _cifar_pickles(source) -> ImageSet:
     """torchvision's arrays as they are: it checks their MD5 sums, and lists both sets' classes in sorted order."""
     images = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()  # (N, 3, H, W)
     return ImageSet(images, torch.tensor(source.targets), tuple(source.classes))
@@ -375,6 +373,6 @@ def _unknown(name: str, path: Path) -> str:
         return f"{name} is neither a folder nor an .npz file: give the folder that holds it"
     if path.suffix == ".npz" or len(path.parts) > 1 or name.startswith(("~", ".")):
         return f"{name} does not exist: check the path ({path.absolute()})"
-    known = ["shapes", *CIFAR, *SUBSETS]
+    known = ["shapes", *CIFAR_CLASSES, *SUBSETS]
     near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5) or known
     return f"unknown image set {name!r}: did you mean {', '.join(near)}? Or give the path of a folder or .npz file"

@@ -1,23 +1,19 @@
-"""Rows of a table and series in place of images: a set in memory, and the views that say which changes do not matter.
+"""Rows of a table and series in place of images: a set in memory, the views that say which changes do not matter, and
+procedural series with a known tree.
 
     run = fit(configure("sag-vicreg", "vectors"), VectorSet(x, TableView(x)), VectorSet(held_out, TableView(x)))
 
     values float32 (N, F) or (N, C, T);  view(batch, generator) -> a changed batch of the same shape
+    waves:  x(t) = amplitude * envelope(t) * wave(cycles t + phase) + noise, t in [0, 1), for each of 18 classes
+            envelope / wave / speed
 
 [K] The trainer, its scopes and its scores are those of images; a set differs in its values and its views alone.
 `TableView` replaces cells by values of their own column [R: SCARF, Bahri et al., ICLR 2022] and adds noise.
 `SeriesView` cuts windows and stretches them [R: window slicing, Le Guennec et al. 2016], scales, and adds noise
-[R: Um et al. 2017].
+[R: Um et al. 2017]. Phase, amplitude, number of cycles within the class, place of the envelope and noise of `waves`
+are drawn for each series, so that two of one class may differ everywhere [K].
 
 Differs from the source: SCARF corrupts one of the two views, at rate 0.6; here both are, at rate 0.3 each.
-
-----
-Procedural series with a known tree, as `shapes` is for images: envelope / wave / speed, 18 classes.
-
-    x(t) = amplitude * envelope(t) * wave(cycles t + phase) + noise,   t in [0, 1)
-
-Phase, amplitude, number of cycles within the class, place of the envelope and noise are drawn for each series, so that
-two of one class may differ everywhere. [K]
 """
 
 from __future__ import annotations
@@ -35,6 +31,9 @@ from sagkit.data.load import ImageSet, check_labels
 
 View = Callable[[Tensor, torch.Generator], Tensor]
 TRIED = 8  # rows that a view is tried on
+ENVELOPES, WAVES, SPEEDS = ("steady", "burst", "fading"), ("sine", "square", "sawtooth"), {"fast": 12, "slow": 4}
+WAVE_CLASSES = tuple(sorted(f"{e}/{w}/{s}" for e in ENVELOPES for w in WAVES for s in SPEEDS))
+WAVE_NOISE = 0.2  # standard deviation, in amplitudes of the wave
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +96,9 @@ class VectorSet:
         values = self.values.double()
         std = values.std(dim=axes, unbiased=False)
         return values.mean(dim=axes).float(), torch.where(std > 0, std, 1.0).float()
+
+
+Examples = ImageSet | VectorSet  # what can be trained on
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,21 +186,6 @@ def stretch(
     return torch.lerp(left, right, (place - before)[:, None])
 
 
-Examples = ImageSet | VectorSet  # what can be trained on
-
-
-def _require_finite(values: Tensor, what: str) -> None:
-    bad = ~torch.isfinite(values)
-    if bad.any():
-        row = int(bad.flatten(1).any(dim=1).nonzero()[0])
-        raise ValueError(f"{what} hold {int(bad.sum())} numbers that are not finite, the first in row {row}: fill them")
-
-
-ENVELOPES, WAVES, SPEEDS = ("steady", "burst", "fading"), ("sine", "square", "sawtooth"), {"fast": 12, "slow": 4}
-CLASS_NAMES = tuple(sorted(f"{e}/{w}/{s}" for e in ENVELOPES for w in WAVES for s in SPEEDS))
-NOISE = 0.2
-
-
 def waves(n: int, length: int = 128, seed: int = 0, view: View | None = None) -> VectorSet:
     """`n` series (n, 1, length) of the 18 classes, in mixed order; class counts differ by at most 1.
 
@@ -216,8 +203,8 @@ def waves(n: int, length: int = 128, seed: int = 0, view: View | None = None) ->
     if length < 32:
         raise ValueError(f"waves of up to 15 cycles need a length of at least 32, got {length}")
     generator = torch.Generator().manual_seed(seed)
-    labels = (torch.arange(n) % len(CLASS_NAMES))[torch.randperm(n, generator=generator)]
-    return VectorSet(draw_waves(labels, length, generator), view or SeriesView(), labels, CLASS_NAMES)
+    labels = (torch.arange(n) % len(WAVE_CLASSES))[torch.randperm(n, generator=generator)]
+    return VectorSet(draw_waves(labels, length, generator), view or SeriesView(), labels, WAVE_CLASSES)
 
 
 def draw_waves(labels: Int[Tensor, " N"], length: int, generator: torch.Generator) -> Float[Tensor, "N 1 T"]:
@@ -226,7 +213,7 @@ def draw_waves(labels: Int[Tensor, " N"], length: int, generator: torch.Generato
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(len(labels), 1, generator=generator)
 
-    parts = [CLASS_NAMES[label].split("/") for label in labels.tolist()]
+    parts = [WAVE_CLASSES[label].split("/") for label in labels.tolist()]
     t = torch.arange(length) / length
     cycles = torch.tensor([float(SPEEDS[speed]) for *_, speed in parts])[:, None] * uniform(0.8, 1.25)
     phase = (cycles * t + uniform(0, 1)) % 1  # (N, T)
@@ -238,4 +225,11 @@ def draw_waves(labels: Int[Tensor, " N"], length: int, generator: torch.Generato
         "fading": 1 - t * centre / 0.7,
     }
     x = torch.stack([shapes[e][i] * kinds[w][i] for i, (e, w, _) in enumerate(parts)])
-    return (amplitude * (x + NOISE * torch.randn(x.shape, generator=generator)))[:, None]
+    return (amplitude * (x + WAVE_NOISE * torch.randn(x.shape, generator=generator)))[:, None]
+
+
+def _require_finite(values: Tensor, what: str) -> None:
+    bad = ~torch.isfinite(values)
+    if bad.any():
+        row = int(bad.flatten(1).any(dim=1).nonzero()[0])
+        raise ValueError(f"{what} hold {int(bad.sum())} numbers that are not finite, the first in row {row}: fill them")

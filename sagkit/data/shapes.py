@@ -28,7 +28,7 @@ TREE = {
     "angular": {"shapes": ("square", "triangle", "diamond"), "fills": ("barred", "checked", "dotted")},
     "radial": {"shapes": ("star", "flower", "cross"), "fills": ("rayed", "quartered", "swirled")},
 }
-CLASS_NAMES = tuple(
+SHAPE_CLASSES = tuple(
     sorted(f"{family}/{shape}/{fill}" for family, t in TREE.items() for shape in t["shapes"] for fill in t["fills"])
 )
 MAX_TILT = math.radians(20)  # either way; more would turn a square into a diamond
@@ -44,7 +44,7 @@ def draw_shapes(
     """Paint one picture per label, H = W = size.
 
     Args:
-        labels: positions in `CLASS_NAMES`.
+        labels: positions in `SHAPE_CLASSES`.
         size: side in pixels, at least 8.
         generator: source of every nuisance; labels, size and generator state fix the pictures.
 
@@ -53,9 +53,9 @@ def draw_shapes(
     """
     if size < 8:
         raise ValueError(f"shapes need at least 8 pixels a side to differ, got size={size}")
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(CLASS_NAMES):
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(SHAPE_CLASSES):
         raise ValueError(
-            f"labels must lie in [0, {len(CLASS_NAMES) - 1}], got {int(labels.min())}..{int(labels.max())}"
+            f"labels must lie in [0, {len(SHAPE_CLASSES) - 1}], got {int(labels.min())}..{int(labels.max())}"
         )
     images = torch.empty(len(labels), 3, size, size, dtype=torch.uint8)
     threads = torch.get_num_threads()
@@ -104,7 +104,7 @@ def _paint(labels, size, generator) -> UInt8[Tensor, "N 3 H W"]:
 
 def _rows_named(labels, part: str) -> Bool[Tensor, "N"]:
     """Which labels have this shape or fill in their class name."""
-    return torch.tensor([part in name.split("/") for name in CLASS_NAMES])[labels]
+    return torch.tensor([part in name.split("/") for name in SHAPE_CLASSES])[labels]
 
 
 def _outline(labels, u, v) -> Float[Tensor, "N H W"]:

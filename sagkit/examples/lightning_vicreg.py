@@ -40,7 +40,7 @@ class VICReg(pl.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=1e-3)
 
 
-def fit(steps: int = 20, batch_size: int = 64, seed: int = 0) -> pl.Trainer:
+def run_trainer(steps: int = 20, batch_size: int = 64, seed: int = 0) -> pl.Trainer:
     """A Lightning trainer that has trained a VICReg on shapes."""
     pl.seed_everything(seed, verbose=False)
     loader = torch.utils.data.DataLoader(make_shapes(512).images, batch_size, shuffle=True, drop_last=True)
@@ -56,8 +56,8 @@ def fit(steps: int = 20, batch_size: int = 64, seed: int = 0) -> pl.Trainer:
 
 
 def train(steps: int = 20, batch_size: int = 64, seed: int = 0) -> list[float]:
-    """The loss of every step of `fit`."""
-    return fit(steps, batch_size, seed).lightning_module.losses
+    """The loss of every step of `run_trainer`."""
+    return run_trainer(steps, batch_size, seed).lightning_module.losses
 
 
 if __name__ == "__main__":

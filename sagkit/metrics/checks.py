@@ -1,4 +1,4 @@
-"""What every metric asks of its features."""
+"""The one check that every metric makes of its features: finite numbers."""
 
 from __future__ import annotations
 

@@ -2,13 +2,9 @@
 
 Local: kNN, linear probe and retrieval, on classes and superclasses. Global: rank correlation of embedding distances
 with semantic distances (METHOD.md section 5), the tree of classes against the reference's, and the label-free score.
-All as fractions, on clean images in evaluation mode. [K]
-
-----
-What an embedding must beat: random networks of its architecture from the run records, or random projections.
-
-The verdict is `metrics.compare.verdict`'s: distance of Spearman over image pairs from the floor's mean, in its standard
-deviations. [K]
+All as fractions, on clean images in evaluation mode. What an embedding must beat is a floor: random networks of its
+architecture from the run records, or random projections of the images; `semantic.verdict` gives the distance of
+Spearman over image pairs from the floor's mean, in its standard deviations. [K]
 """
 
 from __future__ import annotations
@@ -27,11 +23,10 @@ from sagkit.data.series import Examples, VectorSet
 from sagkit.data.taxonomy import class_distances, superclasses
 from sagkit.metrics.labelfree import structure_score
 from sagkit.metrics.local import Index, knn_accuracy, linear_probe, share_alike
-from sagkit.metrics.semantic import RankCorrelation, random_floor, rank_correlation, verdict
+from sagkit.metrics.semantic import KINDS, RankCorrelation, random_floor, rank_correlation, verdict
 from sagkit.metrics.tree import hierarchy_figures
 from sagkit.model import extract_features
 
-KINDS = ("pairs", "pairs-all", "confusion", "centroid", "centroid-whitened")
 # Views behind label-free scores. Strong colour changes undo what untrained networks and pixels go by [K]: hue all round
 # the circle, the rest well beyond the training recipe.
 _COLOUR = {
@@ -46,76 +41,7 @@ _COLOUR = {
 STANDARD = Augmentation()
 RECOLOURED = Augmentation(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0, **_COLOUR)
 CHANGED = Augmentation(crop_scale=(0.3, 0.7), **_COLOUR)
-
-
-def references(data: str, class_names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Semantic distances (C, C) between the classes of a data set, by name; the first is the primary reference.
-
-    CIFAR-10 has WordNet, CIFAR-100 and its parts (`subsets`) have WordNet and superclasses; class names that are paths
-    ("round/disc/striped") have their tree; other data sets have none.
-    """
-    data = family(data)
-    if data in ("cifar100", "cifar10"):
-        names = ("wordnet", "wordnet-path", "superclass") if data == "cifar100" else ("wordnet", "wordnet-path")
-        return {name: class_distances(data, reference=name) for name in names}
-    if class_names and all("/" in name for name in class_names):
-        return {name: class_distances(data, reference=name, class_names=class_names) for name in ("tree", "superclass")}
-    return {}
-
-
-def structure(
-    features: Tensor, labels: Tensor, distances: dict[str, np.ndarray], resamplings: int = 0
-) -> dict[str, float]:
-    """Spearman and Kendall by kind against every reference; figures of the primary one carry no suffix.
-
-    With resamplings, the primary one's have 95 % intervals over classes ("..._low", "..._high"), and pairs a Mantel p.
-    A further reference in which all classes that occur are equally far apart has no order, and is left out.
-    """
-    figures = {}
-    for i, (reference, matrix) in enumerate(distances.items()):
-        if i and not _has_order(matrix, labels):
-            continue
-        suffix, drawn = (f"_{reference.replace('-', '_')}", 0) if i else ("", resamplings)
-        for kind in KINDS:
-            name = kind.replace("-", "_")
-            tested = drawn if kind == "pairs" else 0
-            found = rank_correlation(features, labels, matrix, kind=kind, bootstrap=drawn, permutations=tested)
-            figures[f"spearman_{name}{suffix}"] = found.spearman
-            figures[f"kendall_{name}{suffix}"] = found.kendall
-            if drawn:
-                for which, interval in (("spearman", found.spearman_interval), ("kendall", found.kendall_interval)):
-                    figures |= dict(zip((f"{which}_{name}_low", f"{which}_{name}_high"), interval, strict=True))
-            if tested:
-                figures[f"mantel_p_{name}"] = found.p
-    return figures
-
-
-def _has_order(matrix: np.ndarray, labels: Tensor) -> bool:
-    present = labels.unique().numpy()
-    apart = matrix[np.ix_(present, present)][np.triu_indices(len(present), k=1)]
-    return bool((apart != apart[:1]).any())
-
-
-def local(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, coarse, probe: bool) -> dict[str, float]:
-    """kNN and, if asked for, linear-probe accuracy on classes and (with a mapping `coarse`) superclasses."""
-    figures = {"knn": knn_accuracy(bank, bank_labels, queries, labels)}
-    if probe:
-        figures["linear"] = linear_probe(bank, bank_labels, queries, labels)
-    if coarse is not None:
-        figures["superclass_knn"] = knn_accuracy(bank, coarse[bank_labels], queries, coarse[labels])
-        if probe:
-            figures["superclass_linear"] = linear_probe(bank, coarse[bank_labels], queries, coarse[labels])
-    return figures
-
-
-def retrieval(features: Tensor, labels: Tensor, coarse: Tensor | None, k: int = 10) -> dict[str, float]:
-    """Share of the class, and (with a mapping `coarse`) of the superclass, among the k other images most alike."""
-    k = min(k, len(features) - 1)
-    if k < 1:
-        return {}
-    alike = Index(features).similar(k)[1]
-    figures = {"retrieval": share_alike(alike, labels)}
-    return figures if coarse is None else figures | {"superclass_retrieval": share_alike(alike, coarse[labels])}
+NO_FLOOR = "no floor: it needs a semantic reference, and features of the data set's own test images other than pixels"
 
 
 def evaluate(
@@ -206,14 +132,63 @@ def arrangement(
     return figures
 
 
-def recoloured_crop(images: Tensor, generator: torch.Generator) -> Tensor:
-    """The change behind the label-free score of images; both uint8 (B, 3, H, W)."""
-    return in_bytes(CHANGED(images, generator))
+def local(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, coarse, probe: bool) -> dict[str, float]:
+    """kNN and, if asked for, linear-probe accuracy on classes and (with a mapping `coarse`) superclasses."""
+    figures = {"knn": knn_accuracy(bank, bank_labels, queries, labels)}
+    if probe:
+        figures["linear"] = linear_probe(bank, bank_labels, queries, labels)
+    if coarse is not None:
+        figures["superclass_knn"] = knn_accuracy(bank, coarse[bank_labels], queries, coarse[labels])
+        if probe:
+            figures["superclass_linear"] = linear_probe(bank, coarse[bank_labels], queries, coarse[labels])
+    return figures
+
+
+def retrieval(features: Tensor, labels: Tensor, coarse: Tensor | None, k: int = 10) -> dict[str, float]:
+    """Share of the class, and (with a mapping `coarse`) of the superclass, among the k other images most alike."""
+    k = min(k, len(features) - 1)
+    if k < 1:
+        return {}
+    alike = Index(features).similar(k)[1]
+    figures = {"retrieval": share_alike(alike, labels)}
+    return figures if coarse is None else figures | {"superclass_retrieval": share_alike(alike, coarse[labels])}
+
+
+def structure(
+    features: Tensor, labels: Tensor, distances: dict[str, np.ndarray], resamplings: int = 0
+) -> dict[str, float]:
+    """Spearman and Kendall by kind against every reference; figures of the primary one carry no suffix.
+
+    With resamplings, the primary one's have 95 % intervals over classes ("..._low", "..._high"), and pairs a Mantel p.
+    A further reference in which all classes that occur are equally far apart has no order, and is left out.
+    """
+    figures = {}
+    for i, (reference, matrix) in enumerate(distances.items()):
+        if i and not _has_order(matrix, labels):
+            continue
+        suffix, drawn = (f"_{reference.replace('-', '_')}", 0) if i else ("", resamplings)
+        for kind in KINDS:
+            name = kind.replace("-", "_")
+            tested = drawn if kind == "pairs" else 0
+            found = rank_correlation(features, labels, matrix, kind=kind, bootstrap=drawn, permutations=tested)
+            figures[f"spearman_{name}{suffix}"] = found.spearman
+            figures[f"kendall_{name}{suffix}"] = found.kendall
+            if drawn:
+                for which, interval in (("spearman", found.spearman_interval), ("kendall", found.kendall_interval)):
+                    figures |= dict(zip((f"{which}_{name}_low", f"{which}_{name}_high"), interval, strict=True))
+            if tested:
+                figures[f"mantel_p_{name}"] = found.p
+    return figures
 
 
 def view_of(queries: Examples) -> Callable[[Tensor, torch.Generator], Tensor]:
     """The change behind the label-free score of a set: that of images, or of vectors their own."""
     return queries.view if isinstance(queries, VectorSet) else recoloured_crop
+
+
+def recoloured_crop(images: Tensor, generator: torch.Generator) -> Tensor:
+    """The change behind the label-free score of images; both uint8 (B, 3, H, W)."""
+    return in_bytes(CHANGED(images, generator))
 
 
 def label_free(
@@ -228,14 +203,27 @@ def label_free(
     return figures | ({"label_free_low": found.low, "label_free_high": found.high} if bootstrap else {})
 
 
+def references(data: str, class_names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Semantic distances (C, C) between the classes of a data set, by name; the first is the primary reference.
+
+    CIFAR-10 has WordNet, CIFAR-100 and its parts have WordNet and superclasses; class names that are paths
+    ("round/disc/striped") have their tree; other data sets have none.
+    """
+    data = family(data)
+    if data in ("cifar100", "cifar10"):
+        names = ("wordnet", "wordnet-path", "superclass") if data == "cifar100" else ("wordnet", "wordnet-path")
+        return {name: class_distances(data, reference=name) for name in names}
+    if class_names and all("/" in name for name in class_names):
+        return {name: class_distances(data, reference=name, class_names=class_names) for name in ("tree", "superclass")}
+    return {}
+
+
 def coarse_of(data: str, class_names: tuple[str, ...]) -> Tensor | None:
+    """Superclass of each class (C,) int64, or None for data without superclasses."""
     data = family(data)
     if data != "cifar100" and not all("/" in name for name in class_names):
         return None
     return torch.as_tensor(superclasses(data, class_names=class_names)[1])
-
-
-NONE = "no floor: it needs a semantic reference, and features of the data set's own test images other than pixels"
 
 
 def random_networks(results, data: str, architecture: str | None, figures) -> list[float]:
@@ -267,11 +255,17 @@ def with_floor(figures: dict[str, float], scores: Sequence[float], of: str) -> t
 
     Args:
         figures: of the embedding.
-        scores: Spearman over image pairs of what must be beaten.
+        scores: Spearman over image pairs of the floor: random networks or random projections.
         of: what those are, in the plural.
     """
     if "spearman_pairs" not in figures or len(set(scores)) < 2:
-        return figures, NONE
+        return figures, NO_FLOOR
     mean, sd = float(np.mean(scores)), float(np.std(scores, ddof=1))
     against = RankCorrelation(figures["spearman_pairs"], 0.0, floor=mean, floor_sd=sd, floor_n=len(scores))
     return figures | {"floor": mean, "floor_sd": sd}, verdict(against, of)
+
+
+def _has_order(matrix: np.ndarray, labels: Tensor) -> bool:
+    present = labels.unique().numpy()
+    apart = matrix[np.ix_(present, present)][np.triu_indices(len(present), k=1)]
+    return bool((apart != apart[:1]).any())

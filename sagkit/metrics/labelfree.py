@@ -3,17 +3,12 @@
     score = Spearman over image pairs (i, j) of  d(a_i, a_j)  against  d(b_i, b_j),   d centred cosine distance
 
 with a the features of clean images and b those of one changed view each (`evaluate.CHANGED`). Which images lie near
-which is then owed neither to colour, which pixels and untrained networks go by, nor to framing.
+which then depends neither on colour, which pixels and untrained networks go by, nor on framing. Colour and frame count
+as nuisance: where colour is what matters, choose other views. A loss of rank goes unseen: a projection to its own first
+components keeps most of the order.
 
-Source: [R] agreement of representational dissimilarity matrices; [K] as a label-free figure, and clean against changed
-rather than one augmented view against another. Chosen among the designs of `metrics.candidates` by the validity study
-of `sagkit.validity`; README shows its table. It takes colour and frame for nuisance: where colour is what matters,
-choose other views. It does not see a loss of rank: a projection to its own first components keeps most of the order.
-
-----
-Label-free scores of an embedding that compete with `labelfree.structure_score`: the literature's, and our designs.
-
-One feature matrix:
+The rivals that it was chosen among, by the validity study (`sagkit.studies.validity`), stand below it. One feature
+matrix:
     rankme       exp(entropy of the singular values' shares)                        Garrido et al. 2023
     alpha_req    exponent of the power law of the covariance's eigenvalues          Agrawal et al. 2022
     silhouette   of a Ward cut into 20 clusters
@@ -31,7 +26,9 @@ Two feature matrices of the same images:
 A collapsed embedding scores 0 (alpha_req: infinity), never NaN: its trees and graphs are those of rounding alone, and
 would be alike in both views.
 
-Sources: [R] as named; [K] the two-matrix designs, leads of METHOD.md section 4. All take centred cosine distance.
+Sources: [R] agreement of representational dissimilarity matrices, and the rivals as named; [K] that agreement as a
+label-free figure, clean against changed rather than one augmented view against another, and the two-matrix designs,
+leads of METHOD.md section 4. All take centred cosine distance.
 """
 
 from __future__ import annotations
@@ -45,6 +42,8 @@ from scipy.spatial.distance import pdist, squareform
 from scipy.stats import rankdata
 
 from sagkit.metrics.checks import require_finite
+
+SCALES = (5, 10, 20, 50, 100)  # numbers of clusters from superclasses to classes
 
 
 class StructureScore(NamedTuple):
@@ -90,54 +89,9 @@ def structure_score(features_a, features_b, n: int = 2000, bootstrap: int = 0, s
     return StructureScore(score, float(low), float(high))
 
 
-def similarities(x: np.ndarray) -> np.ndarray:
-    """Cosine (N, N) of rows about their mean."""
-    x = directions(x)
-    return x @ x.T
-
-
-def directions(x: np.ndarray) -> np.ndarray:
-    """Rows (N, F) about their mean, of length 1, or 0 where nothing but the rounding of that mean is left: a collapsed
-    embedding has no directions, and those of its rounding errors would agree between views."""
-    centred = x - x.mean(axis=0)
-    length = np.linalg.norm(centred, axis=1, keepdims=True)
-    return np.where(length > 1e-12 * np.abs(x).max(), centred, 0) / np.maximum(length, 1e-12)
-
-
-def _standard_ranks(x: np.ndarray) -> np.ndarray | None:
-    """Ranks of the pairs' similarities as a symmetric (n, n) matrix of mean 0 and variance 1 off the diagonal, where it
-    is 0; None for a collapsed embedding, which has no arrangement to agree on."""
-    i, j = np.triu_indices(len(x), k=1)
-    ranks = rankdata(similarities(x)[i, j])
-    if np.ptp(ranks) == 0:
-        return None
-    matrix = np.zeros((len(x), len(x)))
-    matrix[i, j] = (ranks - ranks.mean()) / ranks.std()
-    return matrix + matrix.T
-
-
-def _resampled(p: np.ndarray, q: np.ndarray, bootstrap: int, generator) -> np.ndarray:
-    """Correlations (bootstrap,) of p and q over pairs that weigh w_i w_j, w the multiplicities of resampled images."""
-    n = len(p)
-    w = generator.multinomial(n, np.full(n, 1 / n), size=bootstrap).T.astype(np.float64)  # (n, bootstrap)
-    total = w.sum(axis=0) ** 2 - (w**2).sum(axis=0)  # an image is no pair with its own copy
-
-    def mean(matrix):
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.einsum("nb,nb->b", w, matrix @ w) / total
-
-    mean_p, mean_q = mean(p), mean(q)
-    covariance = mean(p * q) - mean_p * mean_q
-    with np.errstate(invalid="ignore", divide="ignore"):  # a resample of few images may hold one pair only
-        return covariance / np.sqrt((mean(p * p) - mean_p**2) * (mean(q * q) - mean_q**2))
-
-
-SCALES = (5, 10, 20, 50, 100)  # numbers of clusters from superclasses to classes
-
-
 def rankme(x: np.ndarray) -> float:
     """Effective rank of features (N, F) that are not centred, as its authors define it; in [1, F], 0 for zeros."""
-    return effective_rank(np.linalg.svd(x, compute_uv=False))
+    return entropy_rank(np.linalg.svd(x, compute_uv=False))
 
 
 def alpha_req(x: np.ndarray, first: int = 100) -> float:
@@ -174,7 +128,7 @@ def lidar(views: np.ndarray, delta: float = 1e-4) -> float:
     values, vectors = np.linalg.eigh(within)
     whitened = means @ (vectors / np.sqrt(values))
     # The root: the smooth rank is taken over eigenvalues of the scatter, which are squared singular values.
-    return effective_rank(np.linalg.svd(whitened, compute_uv=False) ** 2)
+    return entropy_rank(np.linalg.svd(whitened, compute_uv=False) ** 2)
 
 
 def cross_cophenetic(a: np.ndarray, b: np.ndarray, method: str = "average") -> float:
@@ -219,7 +173,7 @@ def shared_rank(a: np.ndarray, b: np.ndarray) -> float:
     a, b = a - a.mean(axis=0), b - b.mean(axis=0)
     values = np.linalg.eigvalsh((a.T @ b + b.T @ a) / 2).clip(min=0)
     spread = ((a**2).sum() + (b**2).sum()) / 2
-    return effective_rank(values) * values.sum() / spread if values.sum() > 0 else 0.0
+    return entropy_rank(values) * values.sum() / spread if values.sum() > 0 else 0.0
 
 
 def guarded(a: np.ndarray, b: np.ndarray) -> float:
@@ -227,13 +181,62 @@ def guarded(a: np.ndarray, b: np.ndarray) -> float:
     return max(0.0, structure_score(a, b).score) * max(0.0, cluster_agreement(a, b))
 
 
-def effective_rank(values: np.ndarray) -> float:
+def entropy_rank(values: np.ndarray) -> float:
     """exp of the entropy of non-negative values scaled to sum 1; 0 where all are 0."""
     if values.sum() <= 0:
         return 0.0
     share = values / values.sum()
     share = share[share > 0]
     return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def spearman(p: np.ndarray, q: np.ndarray) -> float:
+    """Spearman of two sequences, 0 where one is constant; several times as fast as scipy's, which also tests."""
+    if np.ptp(p) == 0 or np.ptp(q) == 0:
+        return 0.0
+    return float(np.corrcoef(rankdata(p), rankdata(q))[0, 1])
+
+
+def similarities(x: np.ndarray) -> np.ndarray:
+    """Cosine (N, N) of rows about their mean."""
+    x = directions(x)
+    return x @ x.T
+
+
+def directions(x: np.ndarray) -> np.ndarray:
+    """Rows (N, F) about their mean, of length 1, or 0 where nothing but the rounding of that mean is left: a collapsed
+    embedding has no directions, and those of its rounding errors would agree between views."""
+    centred = x - x.mean(axis=0)
+    length = np.linalg.norm(centred, axis=1, keepdims=True)
+    return np.where(length > 1e-12 * np.abs(x).max(), centred, 0) / np.maximum(length, 1e-12)
+
+
+def _standard_ranks(x: np.ndarray) -> np.ndarray | None:
+    """Ranks of the pairs' similarities as a symmetric (n, n) matrix of mean 0 and variance 1 off the diagonal, where it
+    is 0; None for a collapsed embedding, which has no arrangement to agree on."""
+    i, j = np.triu_indices(len(x), k=1)
+    ranks = rankdata(similarities(x)[i, j])
+    if np.ptp(ranks) == 0:
+        return None
+    matrix = np.zeros((len(x), len(x)))
+    matrix[i, j] = (ranks - ranks.mean()) / ranks.std()
+    return matrix + matrix.T
+
+
+def _resampled(p: np.ndarray, q: np.ndarray, bootstrap: int, generator) -> np.ndarray:
+    """Correlations (bootstrap,) of p and q over pairs that weigh w_i w_j, w the multiplicities of resampled images."""
+    n = len(p)
+    w = generator.multinomial(n, np.full(n, 1 / n), size=bootstrap).T.astype(np.float64)  # (n, bootstrap)
+    total = w.sum(axis=0) ** 2 - (w**2).sum(axis=0)  # an image is no pair with its own copy
+
+    def mean(matrix):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.einsum("nb,nb->b", w, matrix @ w) / total
+
+    mean_p, mean_q = mean(p), mean(q)
+    covariance = mean(p * q) - mean_p * mean_q
+    with np.errstate(invalid="ignore", divide="ignore"):  # a resample of few images may hold one pair only
+        return covariance / np.sqrt((mean(p * p) - mean_p**2) * (mean(q * q) - mean_q**2))
 
 
 def _collapsed(x: np.ndarray) -> bool:
@@ -274,10 +277,3 @@ def _diffusion_distances(x: np.ndarray, k: int, t: int, kept: int = 64) -> np.nd
     root = np.sqrt(weight.sum(axis=1))
     values, vectors = eigh(weight / root / root[:, None], subset_by_index=[max(0, n - 1 - kept), n - 2])
     return pdist(vectors / root[:, None] * np.abs(values) ** t)
-
-
-def spearman(p: np.ndarray, q: np.ndarray) -> float:
-    """Spearman of two sequences, 0 where one is constant; several times as fast as scipy's, which also tests."""
-    if np.ptp(p) == 0 or np.ptp(q) == 0:
-        return 0.0
-    return float(np.corrcoef(rankdata(p), rankdata(q))[0, 1])

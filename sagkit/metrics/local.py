@@ -1,19 +1,14 @@
-"""Local quality of features: do the nearest neighbours, and a linear classifier, know the class?
+"""Local quality of features: which items are most similar, and do the nearest neighbours, and a linear classifier, know
+the class?
 
     kNN:    class of q = argmax over c of  sum over the k nearest j of class c of  exp(cos(q, j) / temperature)
     probe:  multinomial logistic regression on standardised features
+    search: similarity of x and y = cos(x - m, y - m),  m the mean of the items searched
 
 Sources: [R] weighted kNN of Wu et al. 2018 with k = 20 and temperature 0.07 (METHOD.md section 5); the probe is
 scikit-learn's LogisticRegression (L-BFGS). [K] features standardised by the bank, C = 1, tolerance 1e-3, at most 200
-iterations: part of the definition, the same for every method.
-
-----
-Features to what a user asks of them first: similar items, near duplicates, and a file that keeps features by name.
-
-    similarity of x and y = cos(x - m, y - m),  m the mean of the items searched
-
-Sources: [K] cosines are centred, as in `graph`; near duplicates are told by the correlation of 16 x 16 pixels, before
-anything is trained. Search is exact at every size.
+iterations: part of the definition, the same for every method; cosines of the search centred, as in `graph`. Search is
+exact at every size.
 """
 
 from __future__ import annotations
@@ -30,6 +25,8 @@ from sagkit.graph import centre_and_normalize, nearest_neighbors
 from sagkit.metrics.checks import require_finite
 
 PROBE_ITERATIONS = 200
+FAISS_ABOVE = 200_000  # items; below, one matrix product answers a query in milliseconds
+CHUNK = 1024  # queries at a time
 
 
 def knn_predict(bank, bank_labels, queries, k: int = 20, temperature: float = 0.07, chunk: int = 1000) -> torch.Tensor:
@@ -121,10 +118,6 @@ def linear_probe(bank, bank_labels, queries, labels, max_iter: int = PROBE_ITERA
     return float(probe.score(asked, np.asarray(labels)))
 
 
-FAISS_ABOVE = 200_000  # items; below, one matrix product answers a query in milliseconds
-CHUNK = 1024  # queries at a time
-
-
 class Index:
     """Exact search for the most similar items by centred cosine.
 
@@ -161,16 +154,6 @@ class Index:
         return nearest_neighbors(self.unit, k)
 
 
-def _faiss_index(unit: Tensor):
-    try:
-        import faiss
-    except ImportError:
-        return None
-    index = faiss.IndexFlatIP(unit.shape[1])
-    index.add(unit.numpy())
-    return index
-
-
 def precision_at(features: Float[Tensor, "N F"], labels: Int[Tensor, " N"], k: int = 10) -> float:
     """Mean share of an item's k most similar others that have its label."""
     return share_alike(Index(features).similar(k)[1], labels)
@@ -179,3 +162,13 @@ def precision_at(features: Float[Tensor, "N F"], labels: Int[Tensor, " N"], k: i
 def share_alike(neighbors: Int[Tensor, "N K"], labels: Int[Tensor, " N"]) -> float:
     """Mean share of each item's neighbours that have its label."""
     return float((labels[neighbors] == labels[:, None]).float().mean())
+
+
+def _faiss_index(unit: Tensor):
+    try:
+        import faiss
+    except ImportError:
+        return None
+    index = faiss.IndexFlatIP(unit.shape[1])
+    index.add(unit.numpy())
+    return index

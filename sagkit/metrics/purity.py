@@ -1,16 +1,10 @@
-"""How often a walk's partner is of the anchor's own class or superclass, by scope, kernel, K and L.
+"""How often the two images of a pair share their class or superclass.
 
     purity = sum over pairs of v [label of anchor = label of positive] / sum over pairs of v
     plain: v = 1 for a walk that left home, else 0;   weighted: v = w, the pair's confidence, as the loss weighs it
     chance = mean over anchors of the share of the *other* nodes that carry the anchor's label
 
 Source: [K] all of it. A walk that ended at home is no pair and counts in neither share.
-
-    python -m sagkit.purity --threads 1         the CIFAR-100 table, figures/results/purity/cifar100.json
-
-Scopes as in METHOD.md section 3: a batch with the mean of two augmented views' features; the same batch with the four
-batches before it, walks starting in the newest only; all training images, clean. The encoder is in evaluation mode and
-the same for all batches, so that a queue does not age here as it does in training.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Exact rank correlations of very many pairs, ties included: Spearman, Kendall, and their forms without tie correction.
+"""Exact rank correlations of millions of pairs, ties included: Spearman and Kendall, with and without tie correction.
 
     spearman = Pearson correlation of mid-ranks                rho_a = 12 sum (r - mean)(s - mean) / (n^3 - n)
     tau_b    = (C - D) / sqrt((T - X) (T - Y))                 tau_a = (C - D) / T

@@ -1,14 +1,5 @@
-"""Distances in an embedding: between images, and between classes by confusion, centroid or whitened centroid.
-
-    centred cosine   1 - cos(x_i - m, x_j - m),  m the mean of all rows
-    confusion        -(n_ab + n_ba),  n_ab how many of the 20 nearest neighbours of images of class a are of class b
-    whitened         | (m_a - m_b) W^(-1/2) |,  W the pooled covariance within classes (Mahalanobis)
-
-Sources: [R] Euclidean, cosine and Mahalanobis distances of representational similarity analysis; [K] the choice of
-kinds and of the centred cosine distance (METHOD.md section 5).
-
-----
-Rank correlation between distances in an embedding and semantic distances of classes.
+"""Rank correlation between distances in an embedding and semantic distances of classes, its floor, its noise ceiling,
+and the difference of two embeddings.
 
     spearman = Pearson correlation of ranks (ties share their mean rank)
     kendall  = tau-b = (concordant - discordant) / sqrt(untied in one * untied in the other)
@@ -17,24 +8,22 @@ Five kinds, by what is compared with the reference distance of two classes (METH
 
     pairs              distance of two images of different classes: the primary figure
     pairs-all          the same, images of one class included
-    confusion          minus how often the two classes are among each other's 20 nearest neighbours
+    confusion          -(n_ab + n_ba), n_ab how many of the 20 nearest neighbours of images of class a are of class b
     centroid           distance of the two class means: what the literature reports, and a random network may win
-    centroid-whitened  the same after whitening by the within-class covariance (Mahalanobis distance)
+    centroid-whitened  | (m_a - m_b) W^(-1/2) |, W the pooled covariance within classes (Mahalanobis distance)
 
-Sources: [R] representational similarity analysis; [K] the choice of kinds, of centred cosine distance, and that image
-pairs are primary. The unit of uncertainty is the class (metrics/stats.py). An interval over classes speaks of classes
-like these; one over seeds alone would speak of these classes only.
-
-----
-Is a semantic score above chance, below its noise, and is one embedding better than another?
+Distances are 1 - cos(x_i - m, x_j - m), m the mean of all rows, unless another metric is asked for.
 
     verdict   (score - mean of floor) / sd of floor, over random networks or random projections
     ceiling   sqrt(2 r / (1 + r)), r the Spearman correlation of a class matrix from one half of the images with that
               from the other (Spearman-Brown)
     paired    score(a) - score(b) over the same pairs and the same resampled classes, and over seeds
 
-Sources: [R] noise ceilings and the bootstrap over two factors of rsatoolbox (Schuett et al. 2023); [K] random
-projections of the inputs as the floor of embeddings that come as bare arrays, and seeds paired one to one.
+Sources: [R] Euclidean, cosine and Mahalanobis distances of representational similarity analysis, its noise ceilings,
+and the bootstrap over two factors of rsatoolbox (Schuett et al. 2023); [K] the choice of kinds, of the centred cosine
+distance, that image pairs are primary, random projections of the inputs as the floor of embeddings that come as bare
+arrays, and seeds paired one to one. The unit of uncertainty is the class (`stats`): an interval over classes speaks of
+classes like these; one over seeds alone would speak of these classes only.
 """
 
 from __future__ import annotations
@@ -54,124 +43,15 @@ METRICS = ("centred-cosine", "cosine", "euclidean")
 NEIGHBORS = 20  # METHOD.md section 5
 
 
-class Comparison(NamedTuple):
-    """Pairs that are compared: the classes of each, and its distance in the embedding."""
-
-    found: np.ndarray  # (n,)
-    first: np.ndarray  # (n,) int, position of the class among `classes`
-    second: np.ndarray
-    classes: np.ndarray  # (C,) labels that occur
-
-
-def compared(x: np.ndarray, y: np.ndarray, kind: str, metric: str, n_pairs: int, seed: int) -> Comparison:
-    """Distances of the kind's pairs: of images, or of the classes that occur.
-
-    Args:
-        x: (N, F) features.
-        y: (N,) labels.
-        kind: one of KINDS.
-        metric: one of METRICS; kind "centroid-whitened" has its own.
-        n_pairs: image pairs at most.
-        seed: of their drawing.
-    """
-    classes, position = np.unique(y, return_inverse=True)
-    if kind in ("pairs", "pairs-all"):
-        i, j = image_pairs(y, n_pairs, seed, same_class=kind == "pairs-all")
-        return Comparison(_pair_distances(_prepare(x, metric), i, j, metric), position[i], position[j], classes)
-    i, j = np.triu_indices(len(classes), k=1)
-    return Comparison(class_matrix(x, y, kind, metric)[i, j], i, j, classes)
-
-
-def class_matrix(x: np.ndarray, y: np.ndarray, kind: str, metric: str = "centred-cosine") -> np.ndarray:
-    """Distances (C, C) of the classes that occur, in ascending order of label, for a kind that is not of images."""
-    return {"confusion": _confusion, "centroid": _centroid, "centroid-whitened": _whitened}[kind](
-        x, y, np.unique(y), metric
-    )
-
-
-def image_pairs(labels: np.ndarray, n_pairs: int, seed: int, same_class: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Two index arrays: all unordered pairs of images if there are at most n_pairs, else n_pairs drawn at random."""
-    n = len(labels)
-    if n * (n - 1) // 2 <= n_pairs:
-        i, j = np.triu_indices(n, k=1)
-    else:
-        generator = np.random.default_rng(seed)
-        # A tenth more than asked for makes up for draws of one image twice, and of one class twice.
-        i, j = generator.integers(n, size=(2, n_pairs + n_pairs // 10 + 1000))
-    keep = i != j if same_class else labels[i] != labels[j]
-    return i[keep][:n_pairs], j[keep][:n_pairs]
-
-
-def _prepare(x: np.ndarray, metric: str) -> np.ndarray:
-    """Rows whose inner products (cosine) or differences (euclidean) give the metric."""
-    if metric == "euclidean":
-        return x
-    x = x - x.mean(axis=0) if metric == "centred-cosine" else x
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-
-
-def _pair_distances(x: np.ndarray, i: np.ndarray, j: np.ndarray, metric: str) -> np.ndarray:
-    """Distances of the prepared rows i and j, in chunks of about 16 MB so that wide features (raw pixels) fit too."""
-    found, chunk = np.empty(len(i)), max(1, 2_000_000 // x.shape[1])
-    for start in range(0, len(i), chunk):
-        a, b = x[i[start : start + chunk]], x[j[start : start + chunk]]
-        if metric == "euclidean":
-            found[start : start + chunk] = np.linalg.norm(a - b, axis=1)
-        else:
-            found[start : start + chunk] = 1 - np.einsum("pf,pf->p", a, b)
-    return found
-
-
-def _confusion(x: np.ndarray, y: np.ndarray, classes: np.ndarray, metric: str) -> np.ndarray:
-    x = _prepare(x, metric)
-    position = np.searchsorted(classes, y)
-    counts = np.zeros((len(classes), len(classes)))
-    k = min(NEIGHBORS, len(x) - 1)
-    square = np.einsum("nf,nf->n", x, x)
-    for start in range(0, len(x), 1000):
-        closeness = x[start : start + 1000] @ x.T
-        if metric == "euclidean":
-            closeness = 2 * closeness - square  # minus the squared distance, up to a constant of the row
-        rows = np.arange(len(closeness))
-        closeness[rows, rows + start] = -np.inf
-        nearest = np.argpartition(-closeness, k - 1, axis=1)[:, :k]
-        np.add.at(counts, (position[start : start + 1000, None], position[nearest]), 1)
-    return -(counts + counts.T)
-
-
-def _class_means(x: np.ndarray, y: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    return np.stack([x[y == c].mean(axis=0) for c in classes])
-
-
-def _centroid(x: np.ndarray, y: np.ndarray, classes: np.ndarray, metric: str) -> np.ndarray:
-    x = x - x.mean(axis=0) if metric == "centred-cosine" else x
-    means = _prepare(_class_means(x, y, classes), "euclidean" if metric == "euclidean" else "cosine")
-    if metric == "euclidean":
-        return np.linalg.norm(means[:, None] - means[None, :], axis=2)
-    return 1 - means @ means.T
-
-
-def _whitened(x: np.ndarray, y: np.ndarray, classes: np.ndarray, metric: str) -> np.ndarray:
-    means = _class_means(x, y, classes)
-    residual = x - means[np.searchsorted(classes, y)]
-    values, vectors = np.linalg.eigh(residual.T @ residual / max(1, len(x) - len(classes)))
-    kept = values > values[-1] * 1e-6  # directions without spread within classes carry rounding noise
-    scaled = means @ (vectors[:, kept] / np.sqrt(values[kept]))
-    return np.linalg.norm(scaled[:, None] - scaled[None, :], axis=2)
-
-
-__all__ = ["KINDS", "METRICS", "attainable", "image_pairs", "rank_correlation"]
-
-
 class RankCorrelation(NamedTuple):
     """Rank correlations in [-1, 1]; fields that were not asked for are None.
 
     spearman_interval, kendall_interval: 95 % percentile intervals of the class bootstrap.
     p: one-sided Mantel test of Spearman.
-    floor: mean Spearman of what must be beaten, floor_sd its standard deviation, floor_n the number of scores (read
-        by `compare.verdict`).
+    floor: mean Spearman of random networks or random projections, floor_sd its standard deviation, floor_n the number
+        of scores (read by `verdict`).
     ceiling: the largest Spearman and Kendall that any embedding without ties could reach, given the reference's
-        ties among the very pairs that were used.
+        ties among the same pairs.
     tau_a, rho_a: without correction for ties; always given, because an embedding whose own distances tie has a smaller
         denominator in tau-b and Spearman, and only these compare it fairly with one whose distances do not.
     """
@@ -206,7 +86,7 @@ def rank_correlation(
     Args:
         features: (N, F) floats, tensor or array.
         labels: (N,) class of each row, 0 to C - 1.
-        distances: (C, C) semantic distances, symmetric and finite: of `hierarchy.class_distances` or any of your own,
+        distances: (C, C) semantic distances, symmetric and finite: of `taxonomy.class_distances` or any of your own,
             only their order matters. The diagonal counts for "pairs-all" alone and need not be zero.
         kind: what is compared, see the module's table.
         metric: between images, and between centroids of kind "centroid": "centred-cosine" (about the mean of all
@@ -218,7 +98,7 @@ def rank_correlation(
             and the mean of the features stay as they are, only pairs are reweighted.
         permutations: relabellings of the reference's classes for p.
         floor: scores (Spearman) of at least 10 random networks of the same architecture, or their features (N, F) of
-            the same images, which are scored on the same pairs; for bare arrays, those of `compare.random_floor`.
+            the same images, which are scored on the same pairs; for bare arrays, those of `random_floor`.
 
     Raises:
         ValueError: for shapes that do not fit, labels out of range, values that are not finite, a reference that is not
@@ -246,79 +126,19 @@ def rank_correlation(
     return result
 
 
-def wanted_codes(reference: np.ndarray, pairs: Comparison) -> tuple[np.ndarray, np.ndarray]:
-    """The reference among the classes that occur as codes of its levels, and the code of each pair."""
-    part = reference[np.ix_(pairs.classes, pairs.classes)]
-    part = np.unique(part, return_inverse=True)[1].reshape(part.shape)
-    return part, part[pairs.first, pairs.second]
+def verdict(result: RankCorrelation, of: str = "random networks") -> str:
+    """One line that sets Spearman against its floor: "above the random floor by 6.1 sd (n = 10 random networks)".
 
-
-def statistics(found: np.ndarray, wanted: np.ndarray) -> RankStatistics:
-    """Exact rank correlations; zeros with a warning where one side is constant."""
-    if np.ptp(found) == 0 or np.ptp(wanted) == 0:
-        warnings.warn("all distances are equal, so they have no order: the correlation is reported as 0", stacklevel=3)
-        return RankStatistics(0.0, 0.0, 0.0, 0.0)
-    return rank_statistics(found, wanted)
-
-
-def _floor_score(given, labels, distances, kind: str, metric: str, n_pairs: int, seed: int) -> float:
-    if np.ndim(given) == 0:
-        return float(given)
-    return rank_correlation(given, labels, distances, kind, metric, n_pairs, seed).spearman
-
-
-def check_semantic(features, labels, distances, kind: str, metric: str):
-    """Features (N, F) in float64, labels (N,) and reference (C, C) as arrays, exactly symmetric, or a ValueError."""
-    x, y, reference = np.asarray(features, dtype=np.float64), np.asarray(labels), np.asarray(distances)
-    for name, known, value in (("kind", KINDS, kind), ("metric", METRICS, metric)):
-        if value not in known:
-            raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(known)}")
-    if x.ndim != 2 or y.shape != (len(x),):
-        raise ValueError(f"features {x.shape} and labels {y.shape} do not fit: need (N, F) and (N,)")
-    if reference.ndim != 2 or reference.shape[0] != reference.shape[1]:
-        raise ValueError(f"distances must be a square (C, C) matrix, got {reference.shape}")
-    if not np.isfinite(reference).all():
-        raise ValueError(f"{np.count_nonzero(~np.isfinite(reference))} of the semantic distances are not finite")
-    apart = np.abs(reference - reference.T).max()
-    if apart > 1e-9 * np.abs(reference).max():
-        raise ValueError(f"distances are not symmetric (by up to {apart:.3g}): average them with their transpose")
-    if apart:  # rounding would break ties
-        reference = np.tril(reference) + np.tril(reference, -1).T
-    if y.min() < 0 or y.max() >= len(reference):
-        raise ValueError(f"labels {y.min()}..{y.max()} exceed the {len(reference)} classes of the distances")
-    require_finite(x)
-    if len(np.unique(y)) < 2:
-        raise ValueError("all labels are one class: an order between classes needs at least two")
-    return x, y, reference
-
-
-class Difference(NamedTuple):
-    """Score of a minus score of b on the same pairs, with 95 % intervals over classes (and seeds, if there are any)."""
-
-    spearman: float
-    kendall: float
-    spearman_interval: tuple[float, float]
-    kendall_interval: tuple[float, float]
-    seeds: int
-
-    @property
-    def spearman_clear(self) -> bool:
-        """Whether the interval of Spearman's difference excludes zero."""
-        return self.spearman_interval[0] > 0 or self.spearman_interval[1] < 0
-
-    @property
-    def kendall_clear(self) -> bool:
-        """Whether the interval of Kendall's difference excludes zero."""
-        return self.kendall_interval[0] > 0 or self.kendall_interval[1] < 0
-
-
-class NoiseCeiling(NamedTuple):
-    """Correlation of half with half, reliability of the whole (Spearman-Brown), and its root: the highest correlation
-    that the matrix could have with a reference free of noise."""
-
-    half: float
-    reliability: float
-    ceiling: float
+    Raises:
+        ValueError: for a result without a floor of at least two scores, or a floor without spread.
+    """
+    if result.floor is None or not result.floor_sd:
+        raise ValueError(f"no floor to compare with (n = {result.floor_n}): pass floor= at least two differing scores")
+    gap = (result.spearman - result.floor) / result.floor_sd
+    clear = "" if abs(gap) >= 2 else ", which is not clear of it"
+    few = "" if result.floor_n >= 10 else "; at least 10 are asked for"
+    side = "above" if gap >= 0 else "below"
+    return f"{side} the random floor by {abs(gap):.1f} sd{clear} (n = {result.floor_n} {of}{few})"
 
 
 def random_floor(
@@ -348,54 +168,24 @@ def random_floor(
     return np.array(scores)
 
 
-def verdict(result: RankCorrelation, of: str = "random networks") -> str:
-    """One line that sets Spearman against its floor: "above the random floor by 6.1 sd (n = 10 random networks)".
+class Difference(NamedTuple):
+    """Score of a minus score of b on the same pairs, with 95 % intervals over classes (and seeds, if there are any)."""
 
-    Raises:
-        ValueError: for a result without a floor of at least two scores, or a floor without spread.
-    """
-    if result.floor is None or not result.floor_sd:
-        raise ValueError(f"no floor to compare with (n = {result.floor_n}): pass floor= at least two differing scores")
-    gap = (result.spearman - result.floor) / result.floor_sd
-    clear = "" if abs(gap) >= 2 else ", which is not clear of it"
-    few = "" if result.floor_n >= 10 else "; at least 10 are asked for"
-    side = "above" if gap >= 0 else "below"
-    return f"{side} the random floor by {abs(gap):.1f} sd{clear} (n = {result.floor_n} {of}{few})"
+    spearman: float
+    kendall: float
+    spearman_interval: tuple[float, float]
+    kendall_interval: tuple[float, float]
+    seeds: int
 
+    @property
+    def spearman_clear(self) -> bool:
+        """Whether the interval of Spearman's difference excludes zero."""
+        return self.spearman_interval[0] > 0 or self.spearman_interval[1] < 0
 
-def noise_ceiling(
-    features, labels, kind: str = "centroid", metric: str = "centred-cosine", splits: int = 10, seed: int = 0
-) -> NoiseCeiling:
-    """Split-half reliability of a matrix between classes: Spearman between two random halves of each class's images.
-
-    Args:
-        features: (N, F) floats.
-        labels: (N,) classes, each with at least two images.
-        kind: "confusion", "centroid" or "centroid-whitened"; image pairs have no second half.
-        metric: between images or centroids.
-        splits: random splits whose correlations are averaged.
-        seed: of the splits.
-
-    Raises:
-        ValueError: for a kind of image pairs, or a class with one image.
-    """
-    y = np.asarray(labels)
-    if kind not in KINDS[2:]:
-        raise ValueError(f"no noise ceiling for kind {kind!r}: split halves need one of {', '.join(KINDS[2:])}")
-    classes, counts = np.unique(y, return_counts=True)
-    if counts.min() < 2:
-        raise ValueError(f"class {classes[counts.argmin()]} has one image: a split needs two or more of each class")
-    x, y, _ = check_semantic(features, y, np.zeros((y.max() + 1,) * 2), kind, metric)
-    upper, generator, halves = np.triu_indices(len(classes), k=1), np.random.default_rng(seed), []
-    for _ in range(splits):
-        shuffled = generator.permutation(len(y))
-        shuffled = shuffled[np.argsort(y[shuffled], kind="stable")]
-        place = np.arange(len(y)) - np.repeat(np.cumsum(counts) - counts, counts)  # within the class
-        first, second = shuffled[place % 2 == 0], shuffled[place % 2 == 1]
-        a, b = (class_matrix(x[half], y[half], kind, metric)[upper] for half in (first, second))
-        halves.append(statistics(a, b).spearman)
-    half = float(np.mean(halves))
-    return NoiseCeiling(half, spearman_brown(half), spearman_brown(half) ** 0.5)
+    @property
+    def kendall_clear(self) -> bool:
+        """Whether the interval of Kendall's difference excludes zero."""
+        return self.kendall_interval[0] > 0 or self.kendall_interval[1] < 0
 
 
 def paired_difference(
@@ -450,3 +240,199 @@ def paired_difference(
         intervals = [two_factor_interval(values[:, k], off[:, :, k], classes) for k in range(2)]
     spearman, kendall = map(float, values.mean(axis=0))
     return Difference(spearman, kendall, intervals[0], intervals[1], len(values))
+
+
+class NoiseCeiling(NamedTuple):
+    """Correlation of half with half, reliability of the whole (Spearman-Brown), and its root: the highest correlation
+    that the matrix could have with a reference free of noise."""
+
+    half: float
+    reliability: float
+    ceiling: float
+
+
+def noise_ceiling(
+    features, labels, kind: str = "centroid", metric: str = "centred-cosine", splits: int = 10, seed: int = 0
+) -> NoiseCeiling:
+    """Split-half reliability of a matrix between classes: Spearman between two random halves of each class's images.
+
+    Args:
+        features: (N, F) floats.
+        labels: (N,) classes, each with at least two images.
+        kind: "confusion", "centroid" or "centroid-whitened"; image pairs have no second half.
+        metric: between images or centroids.
+        splits: random splits whose correlations are averaged.
+        seed: of the splits.
+
+    Raises:
+        ValueError: for a kind of image pairs, or a class with one image.
+    """
+    y = np.asarray(labels)
+    if kind not in KINDS[2:]:
+        raise ValueError(f"no noise ceiling for kind {kind!r}: split halves need one of {', '.join(KINDS[2:])}")
+    classes, counts = np.unique(y, return_counts=True)
+    if counts.min() < 2:
+        raise ValueError(f"class {classes[counts.argmin()]} has one image: a split needs two or more of each class")
+    x, y, _ = check_semantic(features, y, np.zeros((y.max() + 1,) * 2), kind, metric)
+    upper, generator, halves = np.triu_indices(len(classes), k=1), np.random.default_rng(seed), []
+    for _ in range(splits):
+        shuffled = generator.permutation(len(y))
+        shuffled = shuffled[np.argsort(y[shuffled], kind="stable")]
+        place = np.arange(len(y)) - np.repeat(np.cumsum(counts) - counts, counts)  # within the class
+        first, second = shuffled[place % 2 == 0], shuffled[place % 2 == 1]
+        a, b = (class_matrix(x[half], y[half], kind, metric)[upper] for half in (first, second))
+        halves.append(statistics(a, b).spearman)
+    half = float(np.mean(halves))
+    return NoiseCeiling(half, spearman_brown(half), spearman_brown(half) ** 0.5)
+
+
+def check_semantic(features, labels, distances, kind: str, metric: str):
+    """Features (N, F) in float64, labels (N,) and reference (C, C) as arrays, exactly symmetric, or a ValueError."""
+    x, y, reference = np.asarray(features, dtype=np.float64), np.asarray(labels), np.asarray(distances)
+    for name, known, value in (("kind", KINDS, kind), ("metric", METRICS, metric)):
+        if value not in known:
+            raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(known)}")
+    if x.ndim != 2 or y.shape != (len(x),):
+        raise ValueError(f"features {x.shape} and labels {y.shape} do not fit: need (N, F) and (N,)")
+    if reference.ndim != 2 or reference.shape[0] != reference.shape[1]:
+        raise ValueError(f"distances must be a square (C, C) matrix, got {reference.shape}")
+    if not np.isfinite(reference).all():
+        raise ValueError(f"{np.count_nonzero(~np.isfinite(reference))} of the semantic distances are not finite")
+    apart = np.abs(reference - reference.T).max()
+    if apart > 1e-9 * np.abs(reference).max():
+        raise ValueError(f"distances are not symmetric (by up to {apart:.3g}): average them with their transpose")
+    if apart:  # rounding would break ties
+        reference = np.tril(reference) + np.tril(reference, -1).T
+    if y.min() < 0 or y.max() >= len(reference):
+        raise ValueError(f"labels {y.min()}..{y.max()} exceed the {len(reference)} classes of the distances")
+    require_finite(x)
+    if len(np.unique(y)) < 2:
+        raise ValueError("all labels are one class: an order between classes needs at least two")
+    return x, y, reference
+
+
+class Comparison(NamedTuple):
+    """Pairs that are compared: the classes of each, and its distance in the embedding."""
+
+    found: np.ndarray  # (n,)
+    first: np.ndarray  # (n,) int, position of the class among `classes`
+    second: np.ndarray
+    classes: np.ndarray  # (C,) labels that occur
+
+
+def compared(x: np.ndarray, y: np.ndarray, kind: str, metric: str, n_pairs: int, seed: int) -> Comparison:
+    """Distances of the kind's pairs: of images, or of the classes that occur.
+
+    Args:
+        x: (N, F) features.
+        y: (N,) labels.
+        kind: one of KINDS.
+        metric: one of METRICS; kind "centroid-whitened" has its own.
+        n_pairs: image pairs at most.
+        seed: of their drawing.
+    """
+    classes, position = np.unique(y, return_inverse=True)
+    if kind in ("pairs", "pairs-all"):
+        i, j = image_pairs(y, n_pairs, seed, same_class=kind == "pairs-all")
+        return Comparison(_pair_distances(_prepare(x, metric), i, j, metric), position[i], position[j], classes)
+    i, j = np.triu_indices(len(classes), k=1)
+    return Comparison(class_matrix(x, y, kind, metric)[i, j], i, j, classes)
+
+
+def wanted_codes(reference: np.ndarray, pairs: Comparison) -> tuple[np.ndarray, np.ndarray]:
+    """The reference among the classes that occur as codes of its levels, and the code of each pair."""
+    part = reference[np.ix_(pairs.classes, pairs.classes)]
+    part = np.unique(part, return_inverse=True)[1].reshape(part.shape)
+    return part, part[pairs.first, pairs.second]
+
+
+def statistics(found: np.ndarray, wanted: np.ndarray) -> RankStatistics:
+    """Exact rank correlations; zeros with a warning where one side is constant."""
+    if np.ptp(found) == 0 or np.ptp(wanted) == 0:
+        warnings.warn("all distances are equal, so they have no order: the correlation is reported as 0", stacklevel=3)
+        return RankStatistics(0.0, 0.0, 0.0, 0.0)
+    return rank_statistics(found, wanted)
+
+
+def image_pairs(labels: np.ndarray, n_pairs: int, seed: int, same_class: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Two index arrays: all unordered pairs of images if there are at most n_pairs, else n_pairs drawn at random."""
+    n = len(labels)
+    if n * (n - 1) // 2 <= n_pairs:
+        i, j = np.triu_indices(n, k=1)
+    else:
+        generator = np.random.default_rng(seed)
+        # A tenth more than asked for makes up for draws of one image twice, and of one class twice.
+        i, j = generator.integers(n, size=(2, n_pairs + n_pairs // 10 + 1000))
+    keep = i != j if same_class else labels[i] != labels[j]
+    return i[keep][:n_pairs], j[keep][:n_pairs]
+
+
+def class_matrix(x: np.ndarray, y: np.ndarray, kind: str, metric: str = "centred-cosine") -> np.ndarray:
+    """Distances (C, C) of the classes that occur, in ascending order of label, for a kind that is not of images."""
+    return {"confusion": _confusion, "centroid": _centroid, "centroid-whitened": _whitened}[kind](
+        x, y, np.unique(y), metric
+    )
+
+
+def _floor_score(given, labels, distances, kind: str, metric: str, n_pairs: int, seed: int) -> float:
+    if np.ndim(given) == 0:
+        return float(given)
+    return rank_correlation(given, labels, distances, kind, metric, n_pairs, seed).spearman
+
+
+def _prepare(x: np.ndarray, metric: str) -> np.ndarray:
+    """Rows whose inner products (cosine) or differences (euclidean) give the metric."""
+    if metric == "euclidean":
+        return x
+    x = x - x.mean(axis=0) if metric == "centred-cosine" else x
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+def _pair_distances(x: np.ndarray, i: np.ndarray, j: np.ndarray, metric: str) -> np.ndarray:
+    """Distances of the prepared rows i and j, in chunks of about 16 MB so that wide features (raw pixels) fit too."""
+    found, chunk = np.empty(len(i)), max(1, 2_000_000 // x.shape[1])
+    for start in range(0, len(i), chunk):
+        a, b = x[i[start : start + chunk]], x[j[start : start + chunk]]
+        if metric == "euclidean":
+            found[start : start + chunk] = np.linalg.norm(a - b, axis=1)
+        else:
+            found[start : start + chunk] = 1 - np.einsum("pf,pf->p", a, b)
+    return found
+
+
+def _confusion(x: np.ndarray, y: np.ndarray, classes: np.ndarray, metric: str) -> np.ndarray:
+    x = _prepare(x, metric)
+    position = np.searchsorted(classes, y)
+    counts = np.zeros((len(classes), len(classes)))
+    k = min(NEIGHBORS, len(x) - 1)
+    square = np.einsum("nf,nf->n", x, x)
+    for start in range(0, len(x), 1000):
+        closeness = x[start : start + 1000] @ x.T
+        if metric == "euclidean":
+            closeness = 2 * closeness - square  # minus the squared distance, up to a constant of the row
+        rows = np.arange(len(closeness))
+        closeness[rows, rows + start] = -np.inf
+        nearest = np.argpartition(-closeness, k - 1, axis=1)[:, :k]
+        np.add.at(counts, (position[start : start + 1000, None], position[nearest]), 1)
+    return -(counts + counts.T)
+
+
+def _centroid(x: np.ndarray, y: np.ndarray, classes: np.ndarray, metric: str) -> np.ndarray:
+    x = x - x.mean(axis=0) if metric == "centred-cosine" else x
+    means = _prepare(_class_means(x, y, classes), "euclidean" if metric == "euclidean" else "cosine")
+    if metric == "euclidean":
+        return np.linalg.norm(means[:, None] - means[None, :], axis=2)
+    return 1 - means @ means.T
+
+
+def _whitened(x: np.ndarray, y: np.ndarray, classes: np.ndarray, metric: str) -> np.ndarray:
+    means = _class_means(x, y, classes)
+    residual = x - means[np.searchsorted(classes, y)]
+    values, vectors = np.linalg.eigh(residual.T @ residual / max(1, len(x) - len(classes)))
+    kept = values > values[-1] * 1e-6  # directions without spread within classes carry rounding noise
+    scaled = means @ (vectors[:, kept] / np.sqrt(values[kept]))
+    return np.linalg.norm(scaled[:, None] - scaled[None, :], axis=2)
+
+
+def _class_means(x: np.ndarray, y: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    return np.stack([x[y == c].mean(axis=0) for c in classes])

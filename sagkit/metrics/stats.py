@@ -1,11 +1,13 @@
-"""How far a rank correlation between pairs of classes may be trusted: class bootstrap, Mantel test, seeds as a factor.
+"""How far a figure may be trusted: class bootstrap, Mantel test, seeds as a factor, and the mean over seeds.
 
     class bootstrap   draw C classes with replacement, m_c copies of class c; a pair of classes a != b weighs m_a m_b,
                       a pair within class a weighs m_a (a copy against another copy of itself is dropped)
     Mantel            p = (1 + number of relabellings that correlate at least as highly) / (1 + relabellings)
     two factors       V = S/(S-1) V_seeds + C/(C-1) V_classes - CS/((C-1)(S-1)) (V_both - V_seeds - V_classes)
+    over seeds        mean +- t(0.975, S - 1) sd / sqrt(S)
 
-Everything here takes sequences: a found value and a wanted value per pair, and the two classes it belongs to.
+The first three are of a rank correlation between pairs of classes and take sequences: a found value and a wanted value
+per pair, and the two classes it belongs to.
 
 Sources: [R] Mantel 1967; the weights and the variance of two factors as rsatoolbox has them (Schuett et al. 2023);
 [K] all resamplings at once. A rank correlation needs no more than the table (level of wanted x level of found) of
@@ -16,9 +18,7 @@ Binning moves the deviations of tau_b by about 1 / bins of themselves, and those
 Differs from the source: rsatoolbox draws seeds too; they enter linearly here, so their part is in closed form. It caps
 V by V_both, which undoes the correction when seeds are few; the bound here is V without interaction. Its t-interval has
 min(S, C) - 1 degrees of freedom, ours Satterthwaite's.
-
-----
-Text tables, their cells, and the marked places in a Markdown file that they are set into."""
+"""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from scipy.sparse import coo_array, csr_array
+from scipy.stats import sem
 from scipy.stats import t as student
 
 from sagkit.metrics.ranks import level_codes, level_ranks, mid_ranks
@@ -35,59 +35,6 @@ from sagkit.metrics.ranks import level_codes, level_ranks, mid_ranks
 BINS = 256
 LEVELS = 128  # of a wanted distance before it is binned, too; WordNet's between classes of CIFAR-100 has 104
 CACHED = 400_000  # numbers of the tables that are worked on at a time
-
-
-class Table(NamedTuple):
-    """Number of pairs by level of wanted, level of found (rows) and pair of classes (columns)."""
-
-    counts: csr_array  # (levels x bins, P)
-    levels: int
-    bins: int
-    first: np.ndarray  # (P,) class of each column
-    second: np.ndarray
-
-
-def pair_table(found, wanted, first, second, bins: int = BINS) -> Table:
-    """Count pairs for `replicates`.
-
-    Args:
-        found: (n,) values, binned into at most `bins` of equal count; exact if so few are distinct.
-        wanted: (n,) values, binned likewise if more than bins / 2 or 128 are distinct.
-        first: (n,) int, one class of each pair, 0 to C - 1.
-        second: (n,) int, the other class.
-        bins: at least 2.
-    """
-    columns = int(max(first.max(), second.max())) + 1
-    cell = np.maximum(first, second).astype(np.int64) * columns + np.minimum(first, second)
-    used = np.flatnonzero(np.bincount(cell, minlength=columns**2))
-    column = np.searchsorted(used, np.arange(columns**2))[cell]  # a look-up: no sort of the pairs
-    row, levels = _binned(np.asarray(wanted), max(bins // 2, LEVELS))
-    place, width = _binned(np.asarray(found), bins)
-    shape = (levels * width, len(used))
-    counts = coo_array((np.ones(len(row)), (row * width + place, column)), shape=shape).tocsr()
-    return Table(counts, levels, width, used // columns, used % columns)
-
-
-def replicates(table: Table, copies: np.ndarray) -> np.ndarray:
-    """Spearman and tau_b (R, 2) of each resampling; NaN where one side is constant.
-
-    Args:
-        table: of the pairs.
-        copies: (R, C) how often each class was drawn.
-    """
-    found = np.empty((len(copies), 2))
-    chunk = max(16, CACHED // (table.levels * table.bins))
-    for start in range(0, len(copies), chunk):
-        part = copies[start : start + chunk].T.astype(float)  # (C, R)
-        weights = part[table.first] * np.where((table.first == table.second)[:, None], 1, part[table.second])
-        weighted = (table.counts @ weights).reshape(table.levels, table.bins, -1)
-        found[start : start + chunk] = _weighted_statistics(weighted).T
-    return found
-
-
-def draw_classes(classes: int, n: int, seed: int) -> np.ndarray:
-    """Copies (n, classes) of each class in n draws of that many classes with replacement."""
-    return np.random.default_rng(seed).multinomial(classes, np.full(classes, 1 / classes), size=n)
 
 
 def class_bootstrap(found, wanted, first, second, n: int = 1000, seed: int = 0, bins: int = BINS) -> np.ndarray:
@@ -122,7 +69,7 @@ def mantel(found, wanted: np.ndarray, first, second, permutations: int = 1000, s
         permutations: relabellings; the k-th is the k-th `permutation(C)` of default_rng(seed).
         seed: of the relabellings.
 
-    Ranks are those of all n pairs, so the test is of the very figure; sums by pair of classes make it cheap.
+    Ranks are those of all n pairs, so the test is of the reported figure itself; sums by pair of classes make it cheap.
     """
     classes = len(wanted)
     code = np.unique(wanted, return_inverse=True)[1].reshape(wanted.shape)
@@ -186,6 +133,85 @@ def spearman_brown(half: float) -> float:
     return 2 * half / (1 + half) if half > 0 else 0.0
 
 
+@dataclass(frozen=True)
+class Summary:
+    """Mean of one figure over seeds; `half_width` of its 95 % interval is None below three seeds."""
+
+    mean: float
+    half_width: float | None
+
+    @classmethod
+    def over(cls, values: list[float]) -> Summary:
+        """Summarise one value per seed."""
+        n = len(values)
+        half = None if n < 3 else float(student.ppf(0.975, n - 1) * sem(values))  # t.interval gives NaN for no spread
+        return cls(float(np.mean(values)), half)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval over seeds; None below three."""
+        return None if self.half_width is None else (self.mean - self.half_width, self.mean + self.half_width)
+
+    def show(self, percent: bool, signed: bool = False) -> str:
+        """As text: `12.3 ± 0.4` for per cent, `0.123 ± 0.004` otherwise; differences with their sign."""
+        scale, digits = (100, 1) if percent else (1, 3)
+        spread = "" if self.half_width is None else f" ± {scale * self.half_width:.{digits}f}"
+        return f"{scale * self.mean:{'+' if signed else ''}.{digits}f}{spread}"
+
+
+class PairTable(NamedTuple):
+    """Number of pairs by level of wanted, level of found (rows) and pair of classes (columns)."""
+
+    counts: csr_array  # (levels x bins, P)
+    levels: int
+    bins: int
+    first: np.ndarray  # (P,) class of each column
+    second: np.ndarray
+
+
+def pair_table(found, wanted, first, second, bins: int = BINS) -> PairTable:
+    """Count pairs for `replicates`.
+
+    Args:
+        found: (n,) values, binned into at most `bins` of equal count; exact if so few are distinct.
+        wanted: (n,) values, binned likewise if more than bins / 2 or 128 are distinct.
+        first: (n,) int, one class of each pair, 0 to C - 1.
+        second: (n,) int, the other class.
+        bins: at least 2.
+    """
+    columns = int(max(first.max(), second.max())) + 1
+    cell = np.maximum(first, second).astype(np.int64) * columns + np.minimum(first, second)
+    used = np.flatnonzero(np.bincount(cell, minlength=columns**2))
+    column = np.searchsorted(used, np.arange(columns**2))[cell]  # a look-up: no sort of the pairs
+    row, levels = _binned(np.asarray(wanted), max(bins // 2, LEVELS))
+    place, width = _binned(np.asarray(found), bins)
+    shape = (levels * width, len(used))
+    counts = coo_array((np.ones(len(row)), (row * width + place, column)), shape=shape).tocsr()
+    return PairTable(counts, levels, width, used // columns, used % columns)
+
+
+def replicates(table: PairTable, copies: np.ndarray) -> np.ndarray:
+    """Spearman and tau_b (R, 2) of each resampling; NaN where one side is constant.
+
+    Args:
+        table: of the pairs.
+        copies: (R, C) how often each class was drawn.
+    """
+    found = np.empty((len(copies), 2))
+    chunk = max(16, CACHED // (table.levels * table.bins))
+    for start in range(0, len(copies), chunk):
+        part = copies[start : start + chunk].T.astype(float)  # (C, R)
+        weights = part[table.first] * np.where((table.first == table.second)[:, None], 1, part[table.second])
+        weighted = (table.counts @ weights).reshape(table.levels, table.bins, -1)
+        found[start : start + chunk] = _weighted_statistics(weighted).T
+    return found
+
+
+def draw_classes(classes: int, n: int, seed: int) -> np.ndarray:
+    """Copies (n, classes) of each class in n draws of that many classes with replacement."""
+    return np.random.default_rng(seed).multinomial(classes, np.full(classes, 1 / classes), size=n)
+
+
 def _binned(values: np.ndarray, bins: int) -> tuple[np.ndarray, int]:
     """Bin of each value and number of bins; equal values share one."""
     code, counts = level_codes(values)
@@ -217,29 +243,3 @@ def _weighted_statistics(table: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         found = np.stack([product / np.sqrt(spread), score / np.sqrt(untied[0] * untied[1])])
     return np.where((spread > 0) & (untied[0] > 0) & (untied[1] > 0), found, np.nan)
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Mean of one figure over seeds; `half_width` of its 95 % interval is None below three seeds."""
-
-    mean: float
-    half_width: float | None
-
-    @classmethod
-    def over(cls, values: list[float]) -> Summary:
-        """Summarise one value per seed."""
-        series, n = pd.Series(values, dtype=float), len(values)
-        half = None if n < 3 else float(student.ppf(0.975, n - 1) * series.std(ddof=1) / n**0.5)
-        return cls(float(series.mean()), half)
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval over seeds; None below three."""
-        return None if self.half_width is None else (self.mean - self.half_width, self.mean + self.half_width)
-
-    def show(self, percent: bool, signed: bool = False) -> str:
-        """As text: `12.3 ± 0.4` for per cent, `0.123 ± 0.004` otherwise; differences with their sign."""
-        scale, digits = (100, 1) if percent else (1, 3)
-        spread = "" if self.half_width is None else f" ± {scale * self.half_width:.{digits}f}"
-        return f"{scale * self.mean:{'+' if signed else ''}.{digits}f}{spread}"

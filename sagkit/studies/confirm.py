@@ -1,14 +1,14 @@
-"""Whether a tuned setting keeps its promise: settings of finished studies, trained anew on fresh seeds, judged on test.
+"""Does a tuned setting hold up? Settings of finished studies, trained on fresh seeds and evaluated on test images.
 
     python -m sagkit.confirm --studies figures/results/tune/A.json figures/results/tune/B.json --seeds 3 --out NAME.json
 
     roles:  default, vicreg (alpha 0), the label-free choice of each study, and the trial that labels would have chosen
 
-A choice among n trials of one seed is flattered by that seed, the labels' choice no less than the label-free one.
-Fresh seeds take the flattery away; all training images are trained on, and judged are test images, which the search
-never saw. Differences are paired by seed, which fixes first weights, image order and views. Each role's interval is its
-own: of several that are looked at, one may exclude zero by luck. Runs are kept in a folder and found again, so that the
-command goes on where it stopped. [K]
+The best of n trials of one seed is biased upwards (selection on noise), the labels' choice no less than the label-free
+one. Fresh seeds remove the bias; training takes all training images, and evaluation the test images, which the search
+never saw. Differences are paired by seed, which fixes first weights, image order and views. Each role's
+interval stands alone and is not corrected for multiple comparisons: of several, one may exclude zero by chance. Runs
+are kept in a folder and found again, so that an interrupted command continues when it is repeated. [K]
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from sagkit.data.load import load_images
 from sagkit.metrics.stats import Summary
-from sagkit.studies.tune import NAMES, SCORES
+from sagkit.studies.tune import NAMED_TRIALS, RECORDED
 from sagkit.train.config import Config, may_differ
 from sagkit.train.record import provenance, run_path, write_record
 from sagkit.train.trainer import fit
@@ -51,7 +51,7 @@ def roles(studies: Sequence[dict], score: str = "spearman_pairs") -> dict[str, d
         done = {row["slot"]: row for row in study["trials"] if row["state"] == "complete"}
         if any(score not in row for row in done.values()):
             raise ValueError(f"{study['study']} has trials without {score}: labels must be known")
-        found |= {NAMES[i]: done[i]["params"] for i in range(len(NAMES)) if i in done}
+        found |= {NAMED_TRIALS[i]: done[i]["params"] for i in range(len(NAMED_TRIALS)) if i in done}
         found[f"label-free choice, {study['study']}"] = done[study["chosen"]]["params"]
         known += done.values()
     return found | {LABELS: max(known, key=lambda row: row[score])["params"]}
@@ -81,7 +81,7 @@ def confirm(studies: Sequence[dict], record: Path, work: Path, seeds: int = 3) -
         for role, params in chosen.items():
             named = hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()[:8]
             run = _run(replace(base, seed=seed, variant=f"setting-{named}", **params), images)
-            scores = {name: run["metrics"][name] for name in SCORES if name in run["metrics"]}
+            scores = {name: run["metrics"][name] for name in RECORDED if name in run["metrics"]}
             rows.append({"role": role, "seed": seed, "core_seconds": run["core_seconds"]} | scores)
             rows[-1]["commit"] = run["commit"]
     found = {"studies": [study["study"] for study in studies], "base": base.to_dict(), **provenance()}
@@ -90,7 +90,9 @@ def confirm(studies: Sequence[dict], record: Path, work: Path, seeds: int = 3) -
     return found
 
 
-def differences(found: dict, score: str = "spearman_pairs", baseline: str = "default") -> dict[str, list[float]]:
+def differences_by_role(
+    found: dict, score: str = "spearman_pairs", baseline: str = "default"
+) -> dict[str, list[float]]:
     """Each role's `score` minus the baseline's, seed by seed.
 
     Raises:
@@ -126,7 +128,7 @@ def main(studies: tuple[Path, ...], out: Path, seeds: int = 3, work_folder: Path
         found = confirm([json.loads(path.read_text()) for path in studies], out, work_folder / out.stem, seeds)
     except (ValueError, OSError) as error:
         raise SystemExit(f"sagkit.confirm: {error}") from None
-    for role, values in differences(found).items():
+    for role, values in differences_by_role(found).items():
         over = Summary.over(values).show(percent=False, signed=True)
         print(role.ljust(36), over.ljust(16), *(f"{value:+.4f}" for value in values))
     print(f"Spearman minus the default's: mean, 95 % t-interval of each role alone, and by seed; record: {out}")

@@ -5,9 +5,10 @@
     --profile tour --method vicreg --keep-at 4              # one run a line; then a branch of it
     --profile tour --method sag-vicreg --walk-start 0.5 --trunk runs/tour/shapes/vicreg-seed0.epoch4.safetensors
 
-A run whose record and encoder lie there is passed over, an interrupted one goes on from its checkpoint, and a line with
-a trunk waits until another has kept it. A line that fails is told and the others go on. The processes that train are
-started once and share one copy of the images: on a GPU, where a run may take a minute, starting would cost as much. [K]
+A run whose record and encoder exist is skipped, an interrupted one continues from its checkpoint, and a line with a
+trunk waits until another run has kept it. A line that fails is reported and the others continue. The processes that
+train are started once and share one copy of the images: on a GPU, where a run may take a minute, starting would cost as
+much. [K]
 """
 
 from __future__ import annotations

@@ -6,10 +6,10 @@
 
     python -m sagkit.line --threads 1           the table, figures/results/line/cifar100.json
 
-Source: [K] all of it. Twenty draws of (four, fifth), so that no lucky choice makes the figure: over a random order of
-the superclasses that a seed fixes, each is the fifth once and among the four four times. The stored encoders were
-trained, without labels, on images of all 100 classes, the anomalies among them: this is a line whose odd pieces were in
-the pile that the encoder learned from, and no test of objects never seen.
+Source: [K] all of it. Twenty draws of (four, fifth), so that the figure does not hang on one choice: over a random
+order of the superclasses that a seed fixes, each is the fifth once and among the four four times. The stored encoders
+were trained, without labels, on images of all 100 classes, those of the anomalies among them: no test of objects never
+seen in training.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from sagkit.show.tables import origin, to_markdown
 from sagkit.train.record import command_line, load_encoder, provenance, read_records, stored_encoder, write_record
 
 FOUND = 10  # items of a search
-COLUMNS = {
+FIGURES = {
     "auroc_neighbours": "AUROC neighbours",
     "auroc_Mahalanobis": "AUROC Mahalanobis",
     "auroc_walks": "AUROC walks",
     "precision_class": "precision@10 class",
     "precision_superclass": "precision@10 superclass",
 }
-NAMES = {
+TITLES = {
     "raw-pixels": "raw pixels",
     "vicreg-random": "untrained network",
     "vicreg": "VICReg",
@@ -106,31 +106,33 @@ def line_figures(bank: Judged, queries: Judged, line: Line, scores=tuple(SCORES)
     return figures
 
 
-def judge(encoder: nn.Module, train: ImageSet, test: ImageSet, drawn: list[Line], scores=tuple(SCORES)) -> list[dict]:
+def judge_lines(
+    encoder: nn.Module, train: ImageSet, test: ImageSet, drawn: list[Line], scores=tuple(SCORES)
+) -> list[dict]:
     """Figures of an encoder on each line."""
     group = torch.as_tensor(superclasses("cifar100")[1])
     bank, queries = (Judged(extract_features(encoder, s.images), s.labels, group[s.labels]) for s in (train, test))
     return [{k: round(v, 5) for k, v in line_figures(bank, queries, line, scores).items()} for line in drawn]
 
 
-def table(record: dict) -> pd.DataFrame:
+def line_table(record: dict) -> pd.DataFrame:
     """Mean over lines, then mean and 95 % interval over seeds; last, SAG-VICReg minus VICReg by seed. Text cells."""
     runs = defaultdict(dict)
     for row in record["rows"]:
         figures = row["lines"]
         runs[row["encoder"]][row["seed"]] = {key: np.mean([of[key] for of in figures]) for key in figures[0]}
     shown = {}
-    for name in (*NAMES, *sorted(runs.keys() - NAMES.keys())):
+    for name in (*TITLES, *sorted(runs.keys() - TITLES.keys())):
         cells = {"seeds": str(len(runs[name]))} if name in runs else {}
-        for key, title in COLUMNS.items() if name in runs else ():
+        for key, title in FIGURES.items() if name in runs else ():
             values = [figures[key] for figures in runs[name].values() if key in figures]
             cells[title] = Summary.over(values).show(percent=False) if values else "not run"
         if cells:
-            shown[NAMES.get(name, name)] = cells
+            shown[TITLES.get(name, name)] = cells
     both = sorted(runs["vicreg"].keys() & runs["sag-vicreg"].keys())
     if both:
-        change = {k: [runs["sag-vicreg"][s][k] - runs["vicreg"][s][k] for s in both] for k in COLUMNS}
-        cells = {title: Summary.over(change[key]).show(False, signed=True) for key, title in COLUMNS.items()}
+        change = {k: [runs["sag-vicreg"][s][k] - runs["vicreg"][s][k] for s in both] for k in FIGURES}
+        cells = {title: Summary.over(change[key]).show(False, signed=True) for key, title in FIGURES.items()}
         shown["SAG-VICReg − VICReg, by seed"] = {"seeds": str(len(both)), **cells}
     return pd.DataFrame.from_dict(shown, orient="index").rename_axis("embedding")
 
@@ -138,7 +140,7 @@ def table(record: dict) -> pd.DataFrame:
 def summary(record: dict) -> str:
     """The table with what it is and is not, as Markdown."""
     return (
-        f"{to_markdown(table(record))}\n\n"
+        f"{to_markdown(line_table(record))}\n\n"
         f"four superclasses of CIFAR-100 as a line (bank: {record['per_class']} training images of each class), test "
         f"images of a fifth as anomalies; mean over {len(record['drawn'])} draws of (four, fifth); ± is a 95 % "
         "t-interval over seeds, for these images and draws, of each column alone (of several that are looked at, one "
@@ -212,12 +214,12 @@ def main(
         if (name, of) in {(row["encoder"], row["seed"]) for row in rows}:
             continue
         scores = tuple(SCORES) if path else ("neighbours", "walks")  # no covariance of 3,072 pixels
-        found = judge(load_encoder(path) if path else nn.Flatten(), train, test, drawn, scores)
+        found = judge_lines(load_encoder(path) if path else nn.Flatten(), train, test, drawn, scores)
         rows.append({"encoder": name, "seed": of, "lines": found})
         write_record(Path(out), {"command": command_line("sagkit.line"), **settings, **now, "rows": rows})
         means = ", ".join(f"{key} {np.mean([figures[key] for figures in found]):.3f}" for key in found[0])
         print(f"{name} seed {of}: {means}", flush=True)
-    print(to_markdown(table({"rows": rows})))
+    print(to_markdown(line_table({"rows": rows})))
 
 
 if __name__ == "__main__":

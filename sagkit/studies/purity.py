@@ -1,16 +1,10 @@
-"""How often a walk's partner is of the anchor's own class or superclass, by scope, kernel, K and L.
+"""How pure walk pairs are on CIFAR-100, by scope, kernel, K and L; `metrics.purity` defines purity and chance.
 
-    purity = sum over pairs of v [label of anchor = label of positive] / sum over pairs of v
-    plain: v = 1 for a walk that left home, else 0;   weighted: v = w, the pair's confidence, as the loss weighs it
-    chance = mean over anchors of the share of the *other* nodes that carry the anchor's label
-
-Source: [K] all of it. A walk that ended at home is no pair and counts in neither share.
-
-    python -m sagkit.purity --threads 1         the CIFAR-100 table, figures/results/purity/cifar100.json
+    sagkit study purity --threads 1         the CIFAR-100 table, figures/results/purity/cifar100.json
 
 Scopes as in METHOD.md section 3: a batch with the mean of two augmented views' features; the same batch with the four
 batches before it, walks starting in the newest only; all training images, clean. The encoder is in evaluation mode and
-the same for all batches, so that a queue does not age here as it does in training.
+the same for all batches, so that a queue does not age here as it does in training. [K]
 """
 
 from __future__ import annotations
@@ -36,7 +30,7 @@ from sagkit.show.tables import origin, to_markdown
 from sagkit.train.record import command_line, load_encoder, provenance, write_record
 from sagkit.walk import Pairs, sample_pairs
 
-KERNELS = {  # name in the table: (kernel, mutual)
+KERNEL_SETTINGS = {  # name in the table: (kernel, mutual)
     "cosine": ("cosine", False),
     "cosine, mutual": ("cosine", True),
     "gaussian": ("gaussian", False),
@@ -46,7 +40,7 @@ KS, LENGTHS = (3, 10, 30), (1, 2, 4, 8)
 CONFIDENT = (1.0, 0.3, 0.1)  # shares of all pairs, the most confident first; below 1 for dataset scope only
 
 
-def most_confident(pairs: Pairs, share: float) -> Pairs:
+def heaviest_pairs(pairs: Pairs, share: float) -> Pairs:
     """The given share of the pairs, in (0, 1], most confident first; of equals the earlier.
 
     Raises:
@@ -73,7 +67,7 @@ def walk_purity(
     """Purity of walk pairs on a graph, one for each share of the most confident pairs; see `walk.sample_pairs`."""
     generator = torch.Generator(graph.neighbors.device).manual_seed(seed)
     pairs = sample_pairs(graph, length, walks, generator, anchors=anchors, restart=restart)
-    return [pair_purity(most_confident(pairs, share), labels, coarse) for share in shares]
+    return [pair_purity(heaviest_pairs(pairs, share), labels, coarse) for share in shares]
 
 
 def view_features(encoder, images: ImageSet, index: Int[Tensor, "M B"], size: int, seed: int) -> Float[Tensor, "M B F"]:
@@ -101,7 +95,7 @@ def batch_nodes(
     """Each batch from number `first` on, followed by the `queue` batches before it; walks start in the batch itself."""
     anchors, found = torch.arange(features.shape[1]), []
     for b in range(first, len(features)):
-        held = slice(b - queue, b + 1)  # oldest first; turned round, so that the batch itself has the first rows
+        held = slice(b - queue, b + 1)  # oldest first; reversed, so that the batch itself has the first rows
         own = labels[held].flip(0).flatten()
         found.append(Nodes(features[held].flip(0).flatten(0, 1), own, group[own], anchors))
     return found
@@ -109,7 +103,7 @@ def batch_nodes(
 
 def scope_rows(scope: str, nodes: list[Nodes], walks: int, seed: int, shares=(1.0,)) -> Iterator[dict]:
     """One row per kernel, K, L and share of pairs: means over the graphs, with standard errors of the plain figures."""
-    for (name, (kernel, mutual)), k in product(KERNELS.items(), KS):
+    for (name, (kernel, mutual)), k in product(KERNEL_SETTINGS.items(), KS):
         graphs = [similarity_graph(of.features, k, kernel, mutual=mutual) for of in nodes]
         for length in LENGTHS:
             found = [
@@ -130,7 +124,7 @@ def chance_of(nodes: list[Nodes]) -> list[float]:
     return np.mean(levels, axis=0).round(5).tolist()
 
 
-def show(rows: list[dict], kind: str = "same") -> str:
+def purity_table(rows: list[dict], kind: str = "same") -> str:
     """Markdown: a row per scope, kernel and K, a column per L; cells are class / superclass purity in per cent.
 
     A cell of the most confident pairs says `fewer` where fewer walks than that share left home with any confidence.
@@ -147,11 +141,11 @@ def show(rows: list[dict], kind: str = "same") -> str:
 
 
 def summary(record: dict) -> str:
-    """The part of a purity record that a README has room for, with chance level and provenance, as Markdown."""
+    """The cosine rows of a purity record for the smaller K, with chance level and provenance, as Markdown."""
     rows = [row for row in record["rows"] if row["kernel"].startswith("cosine") and row["k"] in KS[:2]]
     chance = " / ".join(f"{100 * level:.1f}" for level in record["chance"]["dataset"])
     return (
-        f"{show(rows)}\n\nclass / superclass purity of the pairs in per cent, chance {chance}; one encoder "
+        f"{purity_table(rows)}\n\nclass / superclass purity of the pairs in per cent, chance {chance}; one encoder "
         f"(`{Path(record['encoder']).name}`), {record['batches']} batches of {record['batch_size']}; "
         f"{origin(record)}"
     )
@@ -202,7 +196,8 @@ def main(
     settings = {"batches": batches, "batch_size": batch_size, "queue": queue, "walks": walks, "view_size": view_size}
     made = {"command": command, "encoder": encoder, "data": "cifar100", "seed": seed, "temperature": 0.1, **settings}
     write_record(Path(out), made | {"chance": chance, **provenance(), "rows": rows})
-    print(f"plain, per cent\n\n{show(rows)}\n\nweighted by confidence, per cent\n\n{show(rows, 'weighted')}")
+    plain, weighted = purity_table(rows), purity_table(rows, "weighted")
+    print(f"plain, per cent\n\n{plain}\n\nweighted by confidence, per cent\n\n{weighted}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""The entry: the setting of the walks that a search on validation images chose, before the test images are looked at.
+"""Select pairing settings on validation images, before the test images are looked at.
 
-    python -m sagkit.entry        read the records of profile search, write figures/results/entry.json, print its flags
-    python -m sagkit.entry --profile gpu-search           likewise, figures/results/entry-gpu-search.json
+    sagkit study select-pairing                           reads the records of profile search, writes
+                                                          figures/results/entry.json, prints the setting's flags
+    sagkit study select-pairing --profile gpu-search      likewise, figures/results/entry-gpu-search.json
 
-The rule stands before the search [K]: of the walks (controls are no candidates), the largest Spearman over image pairs
-among settings that lose at most one point of kNN against VICReg of the same seed, trained alike but for the pairing.
+The rule was fixed before the search [K]: of the walks (controls are no candidates), the largest Spearman over image
+pairs among settings that lose at most one point of kNN against VICReg of the same seed, trained alike but for the
+pairing.
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ from sagkit.train.record import command_line, groups, provenance, read_records, 
 
 MOST_LOST = 0.01  # of kNN, one point
 RULE = "largest Spearman over image pairs among walks that lose at most one point of kNN against VICReg, by seed"
-SHOWN = ("spearman_pairs", "kendall_pairs", "spearman_centroid", "knn", "superclass_knn", "label_free")
+KEPT_METRICS = ("spearman_pairs", "kendall_pairs", "spearman_centroid", "knn", "superclass_knn", "label_free")
 
 
-def choose(records: list[dict]) -> tuple[dict, dict]:
-    """The record of the entry and that of VICReg beside it.
+def select_setting(records: list[dict]) -> tuple[dict, dict]:
+    """The record of the selected setting and that of VICReg beside it.
 
     Args:
         records: of one profile and training set; `read_records` gives them.
@@ -48,9 +50,9 @@ def fields_of(record: dict) -> dict:
     return {name: now[name] for name in told if now[name] != preset[name]}
 
 
-def entry_of(records: list[dict]) -> dict:
-    """The entry as it is stored: rule, fields, flags, and what it scored beside VICReg on validation images."""
-    best, plain = choose(records)
+def selection_of(records: list[dict]) -> dict:
+    """What is stored of the selected setting: rule, fields, flags, and its validation scores beside VICReg's."""
+    best, plain = select_setting(records)
     fields = fields_of(best)
     return {
         "rule": RULE,
@@ -66,15 +68,15 @@ def entry_of(records: list[dict]) -> dict:
 
 
 def main(results: str = "figures/results", profile: str = "search", data: str = "cifar100") -> None:
-    """Choose the entry from the records of a search and store it.
+    """Select the pairing's setting from the records of a search and store it.
 
     Args:
-        results: folder of run records; the entry is written into it.
+        results: folder of run records; the selected setting is written into it.
         profile: of the search.
         data: training set of the search.
     """
     try:
-        entry = entry_of(groups(read_records(results)).get((profile, data), []))
+        entry = selection_of(groups(read_records(results)).get((profile, data), []))
     except ValueError as error:
         raise SystemExit(f"sagkit.entry: {error}") from None
     name = "entry" if profile == "search" else f"entry-{profile}"
@@ -91,7 +93,7 @@ def _walks(records: list[dict], plain: dict[int, dict]) -> list[dict]:
 
 
 def _shown(record: dict) -> dict[str, float]:
-    return {name: record["metrics"][name] for name in SHOWN}
+    return {name: record["metrics"][name] for name in KEPT_METRICS}
 
 
 if __name__ == "__main__":

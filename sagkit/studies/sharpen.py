@@ -4,9 +4,10 @@
 
     python -m sagkit.sharpen --profile gpu-minute      record: figures/results/sharpen/gpu-minute.json
 
-Rank correlation with a semantic reference lives on few large axes, and whoever weighs them more gains it without any
-training, at a price in kNN. So this is the control for all that pulls neighbours together: a gain that is only such a
-weighting is matched by the baseline at some p. [K] Axes come from a bank of training images, figures from test images.
+Rank correlation with a semantic reference depends on few large axes, and a larger weight on them raises it without any
+training, at a cost in kNN. So this is the control for every pairing that pulls neighbours together: a gain that is only
+such a weighting is matched by the baseline at some p. [K] Axes come from a bank of training images, figures from test
+images.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from sagkit.train.record import command_line, load_encoder, matching_row, proven
 
 POWERS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 BANK = 10_000  # training images that the axes, and kNN's labels, come from
-PAIRS = 300_000  # image pairs behind a rank correlation
+IMAGE_PAIRS = 300_000  # image pairs behind a rank correlation
 
 
 def axes_of(bank: Float[Tensor, "M F"]) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,7 +63,7 @@ def sharpened(features: Float[Tensor, "N F"], axes: tuple[Tensor, Tensor, Tensor
     return ((features.double() - mean) @ directions[:, kept] * weights).float()
 
 
-def figures(encoder, bank: ImageSet, queries: ImageSet, distances, powers) -> list[dict]:
+def figures_by_power(encoder, bank: ImageSet, queries: ImageSet, distances, powers) -> list[dict]:
     """Spearman over image pairs and kNN accuracy of one encoder at every power."""
     known, asked = extract_features(encoder, bank.images), extract_features(encoder, queries.images)
     axes, found = axes_of(known), []
@@ -71,14 +72,14 @@ def figures(encoder, bank: ImageSet, queries: ImageSet, distances, powers) -> li
         found.append(
             {
                 "power": power,
-                "spearman_pairs": rank_correlation(h, queries.labels, distances, n_pairs=PAIRS).spearman,
+                "spearman_pairs": rank_correlation(h, queries.labels, distances, n_pairs=IMAGE_PAIRS).spearman,
                 "knn": knn_accuracy(sharpened(known, axes, power), bank.labels, h, queries.labels),
             }
         )
     return found
 
 
-def table(record: dict) -> pd.DataFrame:
+def sharpen_table(record: dict) -> pd.DataFrame:
     """One line per power: the baseline's figures, and each other row minus its baseline's, paired by seed."""
     shown, titles = {}, (("spearman_pairs", "Spearman pairs", False), ("knn", "kNN %", True))
     rows, baseline = record["rows"], record["baseline"]
@@ -100,7 +101,7 @@ def summary(record: dict) -> str:
     """The table with what it was made from, as Markdown."""
     seeds = sorted({seed for runs in record["rows"].values() for seed in runs})
     return (
-        f"{to_markdown(table(record))}\n\n{record['evaluated_on']} images of {record['data']}, profile "
+        f"{to_markdown(sharpen_table(record))}\n\n{record['evaluated_on']} images of {record['data']}, profile "
         f"{record['profile']}, seeds {', '.join(seeds)}; axes and kNN from {record['bank']:,} training images; "
         f"± is a 95 % t-interval over seeds; {origin(record)}"
     )
@@ -131,13 +132,16 @@ def main(
         raise SystemExit(f"sagkit.sharpen: {error}") from None
     bank = bank.subset(torch.randperm(len(bank), generator=torch.Generator().manual_seed(0))[:BANK])
     rows = {
-        name: {str(seed): figures(load_encoder(at), bank, queries, distances, POWERS) for seed, at in paths.items()}
+        name: {
+            str(seed): figures_by_power(load_encoder(at), bank, queries, distances, POWERS)
+            for seed, at in paths.items()
+        }
         for name, paths in stored.items()
     }
     about = {"profile": profile, "data": train_set, "evaluated_on": split, "baseline": baseline, "bank": len(bank)}
     record = {"command": command_line("sagkit.sharpen"), **about, **provenance(), "powers": POWERS, "rows": rows}
     write_record(Path(results) / f"sharpen/{profile}.json", record)
-    print(to_markdown(table(record)))
+    print(to_markdown(sharpen_table(record)))
 
 
 if __name__ == "__main__":

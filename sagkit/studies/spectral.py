@@ -171,7 +171,7 @@ def train_on_edges(
 
     Args:
         x: points of each run.
-        w: graph of each run; W = I makes every partner the point itself, which is VICReg with noise as augmentation.
+        w: graph of each run; with W = I every point is its own partner, which is VICReg with noise as augmentation.
         dims: D, width of the embedding.
         steps: of Adam, all n points in each.
         noise: standard deviation of e and e', the two views' augmentation.

@@ -1,35 +1,31 @@
-"""One study of settings in a journal on disk: which trial is next, its training, and what the study is told.
+"""Search settings of the pairing without labels: Optuna proposes, short trainings answer, weak ones are stopped early.
 
-    slot -> setting:  from (seed, slot, the finished trials before it), by TPE; or from (seed, slot) alone, at random
-    a trial ends complete, pruned (its label-free score below the median at some epoch), or failed with a reason
-
-The study lies in a journal file, which several processes may append to. A trial whose process died is trained on from
-its checkpoint by the next process that asks, in its old slot, so that one worker repeats a study exactly however often
-it was interrupted; several workers see each other's trials in the order they end. [R] Optuna's TPE, median pruner and
-journal; [K] slots: Optuna's own samplers start their random numbers anew when a study goes on.
-
-----
-Search settings of the pairing without labels: Optuna proposes, short trainings answer, weak ones are stopped early.
-
-    python -m sagkit.tune --data shapes --trials 20 --minutes 10 --workers 2 --study figures/results/tune/NAME
+    sagkit study tune --data shapes --trials 20 --minutes 10 --workers 2 --study figures/results/tune/NAME
 
     maximise  label-free score of the trained encoder        over alpha, L, K, temperature, kernel, scope
     and, with --cost, minimise core-seconds                  (no trial is then stopped early: Optuna's limit)
 
-The first two trials are the default setting and VICReg (alpha 0); `search` says how the others follow and how a study
-goes on after an interruption. Labels, where there are any, are recorded and never chosen by: the record NAME.json has
-both, and `regret` compares them. [K]
+    slot -> setting:  from (seed, slot, the finished trials before it), by TPE; or from (seed, slot) alone, at random
+    a trial ends complete, pruned (its label-free score below the median at some epoch), or failed with a reason
 
-----
-What a search without labels missed: regret, chance's share of it, the Pareto front, and the benefit of an hour.
+The first two trials are the default setting and VICReg (alpha 0). The study lies in a journal file, which several
+processes may append to. A trial whose process died is continued from its checkpoint by the next process that asks, in
+its old slot, so that one worker repeats a study exactly however often it was interrupted; several workers see each
+other's trials in the order they end. Labels, where there are any, are recorded and never chosen by; what that misses is
+measured by regret:
 
     regret of a choice c = max_i y_i - y_c                        y: semantic score, which needed labels
     E[y of the trial with the largest s among m random ones]      s = y: labels choose; s = label-free: it chooses;
                                                                   m = 1: nothing chooses
 
 The expectation is exact: of n trials in rising order of s, the i-th is the largest of m with probability
-C(i - 1, m - 1) / C(n, m). [R: order statistics, as in "expected best validation performance", Dodge et al. 2019, who
-draw with replacement; K: without, and with one score choosing and another judging.] Every function takes plain arrays.
+C(i - 1, m - 1) / C(n, m).
+
+Sources: [R] Optuna's TPE, median pruner and journal; order statistics, as in "expected best validation performance"
+(Dodge et al. 2019). [K] slots, since Optuna's own samplers restart their random numbers when a study is continued.
+
+Differs from the source: Dodge et al. draw with replacement, and one score both chooses and judges; here draws are
+without replacement, and one score chooses while another judges.
 """
 
 from __future__ import annotations
@@ -61,12 +57,14 @@ from sagkit.train.trainer import fit
 
 READOUT_IMAGES = 500  # behind the score that stops a trial; the final one has all that `label_free` takes
 SAMPLERS = ("tpe", "random")
+NAMED_TRIALS = ("default", "vicreg")  # of the slots that are asked first
+RECORDED = ("label_free", "spearman_pairs", "kendall_pairs", "spearman_centroid", "knn", "superclass_knn")
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 @dataclass(frozen=True)
 class Search:
-    """One study: what is trained in every trial, where it lies, and how it is searched.
+    """One study: what is trained in every trial, where it is kept, and how it is searched.
 
     base: what no trial changes. work: folder of journal, trial records and checkpoints. seed: of the sampler. cost:
     whether core-seconds are a second objective. startup: trials at random before TPE, and before pruning. sampler:
@@ -145,11 +143,11 @@ def open_study(search: Search) -> optuna.Study:
     return study
 
 
-def work(search: Search, trials: int, until: float = float("inf")) -> None:
+def run_trials(search: Search, trials: int, until: float = float("inf")) -> None:
     """Train trials until the study has `trials` of them or the clock shows `until`; any number of processes may."""
     base = search.base
     places = {"train": base.split, "queries": judged_on(base)}
-    # Once for all trials, and before any is asked: data that cannot be had is no trial's fault.
+    # Once for all trials, and before any is asked: missing data is no trial's fault.
     images = {name: load_images(base.data, split, root=base.data_root or None) for name, split in places.items()}
     while time.time() < until and (asked := _ask(search, trials)) is not None:
         _answer(search, images, *asked)
@@ -186,10 +184,10 @@ def _answer(search: Search, images: dict[str, ImageSet], study: optuna.Study, tr
         shown, seed = trainer.train.images, config.seed
         found = label_free(trainer.method.encoder, shown, seed, READOUT_IMAGES)["label_free"]
         trainer.log[-1]["pruning_score"] = found
-        for entry in trainer.log:  # those of before an interruption, too
-            if entry["epoch"] not in reported:
-                trial.report(entry["pruning_score"], entry["epoch"])
-            reported.add(entry["epoch"])
+        for readout in trainer.log:  # those before an interruption, too
+            if readout["epoch"] not in reported:
+                trial.report(readout["pruning_score"], readout["epoch"])
+            reported.add(readout["epoch"])
         if trainer.epoch < config.epochs and trial.should_prune():
             trainer.checkpoint.unlink(missing_ok=True)
             raise optuna.TrialPruned
@@ -243,10 +241,6 @@ def _locked(folder: Path):
         lock.release()
 
 
-NAMES = ("default", "vicreg")  # of the slots that are asked first
-SCORES = ("label_free", "spearman_pairs", "kendall_pairs", "spearman_centroid", "knn", "superclass_knn")
-
-
 def tune(search: Search, record: Path, trials: int = 20, minutes: float | None = None, workers: int = 1) -> dict:
     """Search until there are `trials` trials or `minutes` are over, and write what was found.
 
@@ -267,10 +261,10 @@ def tune(search: Search, record: Path, trials: int = 20, minutes: float | None =
     open_study(search)
     until = float("inf") if minutes is None else time.time() + 60 * minutes
     if workers == 1:
-        work(search, trials, until)
+        run_trials(search, trials, until)
     else:
         spawn = multiprocessing.get_context("spawn")  # a fork would share threads and CUDA
-        processes = [spawn.Process(target=work, args=(search, trials, until)) for _ in range(workers)]
+        processes = [spawn.Process(target=run_trials, args=(search, trials, until)) for _ in range(workers)]
         for process in processes:
             process.start()
         for process in processes:
@@ -278,12 +272,12 @@ def tune(search: Search, record: Path, trials: int = 20, minutes: float | None =
         if any(process.exitcode for process in processes):
             codes = [process.exitcode for process in processes]
             raise ValueError(f"workers ended with codes {codes}: see above; the same command goes on")
-    found = summary(search) | {"study": record.stem}
+    found = study_record(search) | {"study": record.stem}
     write_record(record, found)
     return found
 
 
-def summary(search: Search) -> dict:
+def study_record(search: Search) -> dict:
     """Every trial by slot with what it scored and cost, the label-free choice, and its regret where labels are known.
 
     Raises:
@@ -312,7 +306,7 @@ def summary(search: Search) -> dict:
 
 def _row(search: Search, trial) -> dict:
     slot = trial.user_attrs["slot"]
-    row = {"slot": slot, "name": NAMES[slot] if slot < len(NAMES) else f"trial {slot}"}
+    row = {"slot": slot, "name": NAMED_TRIALS[slot] if slot < len(NAMED_TRIALS) else f"trial {slot}"}
     row |= {"state": trial.state.name.lower(), "params": trial.params, "core_seconds": 0.0}
     row |= {name: trial.user_attrs[name] for name in ("core_seconds", "error") if name in trial.user_attrs}
     row["pruning_scores"] = {str(epoch): round(value, 5) for epoch, value in trial.intermediate_values.items()}
@@ -321,56 +315,7 @@ def _row(search: Search, trial) -> dict:
     c = search.config(slot, trial.params)
     run = json.loads(run_path(c, c.results).read_text())
     row |= {name: run[name] for name in ("core_seconds", "seconds", "peak_memory_mb", "walk_share")}
-    return row | {name: run["metrics"][name] for name in SCORES if name in run["metrics"]}
-
-
-def main(
-    study: str,
-    data: str = "shapes",
-    profile: str = "tour",
-    method: str = "sag-vicreg",
-    trials: int = 20,
-    minutes: float | None = None,
-    workers: int = 1,
-    seed: int = 0,
-    cost: bool = False,
-    sampler: str = "tpe",
-    epochs: int | None = None,
-    encoder: str | None = None,
-    threads: int = 1,
-    work_folder: str = "runs/tune",
-) -> None:
-    """Search settings of the pairing by the label-free score; the same command goes on where it stopped.
-
-    Args:
-        study: record to write, without its .json; journal and trials lie under the work folder by its last name.
-        data: image set, see sagkit.train; its validation split judges.
-        profile: budget of a trial.
-        method: one that walks.
-        trials: of the whole study, the default setting and VICReg included.
-        minutes: after which no new trial begins.
-        workers: processes on the study.
-        seed: of the search and of every training.
-        cost: core-seconds as a second objective; nothing is then stopped early.
-        sampler: tpe, or random for a comparison.
-        epochs: of a trial, in place of the profile's.
-        encoder: of a trial, likewise.
-        threads: CPU threads of each worker.
-        work_folder: for journals, trial records and checkpoints.
-    """
-    given = {name: value for name, value in (("epochs", epochs), ("encoder", encoder)) if value is not None}
-    quick = {"split": "fit", "probe": False, "resamplings": 0, "readout_every": 0, "seed": seed, "threads": threads}
-    try:
-        base = configure(method, profile, data=data, **quick, **given)
-        record = Path(study).with_name(f"{Path(study).name}.json")
-        search = Search(base, Path(work_folder) / Path(study).name, seed, cost, sampler=sampler)
-        found = tune(search, record, trials, minutes, workers)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"sagkit.tune: {error}") from None
-    for row in found["trials"]:
-        mark = "*" if row["slot"] == found["chosen"] else " "
-        print(mark, row["name"].ljust(9), row["state"].ljust(8), row.get("label_free", "-"), row["params"])
-    print(f"record: {record}" + (f"; regret {found['regret']} in Spearman" if "regret" in found else ""))
+    return row | {name: run["metrics"][name] for name in RECORDED if name in run["metrics"]}
 
 
 def regret(values, chosen: int) -> float:
@@ -453,6 +398,55 @@ def _finite(x) -> np.ndarray:
     if x.ndim != 1 or not len(x) or not np.isfinite(x).all():
         raise ValueError(f"give finite numbers, one per trial and at least one, got shape {x.shape} of {x[:5]}")
     return x
+
+
+def main(
+    study: str,
+    data: str = "shapes",
+    profile: str = "tour",
+    method: str = "sag-vicreg",
+    trials: int = 20,
+    minutes: float | None = None,
+    workers: int = 1,
+    seed: int = 0,
+    cost: bool = False,
+    sampler: str = "tpe",
+    epochs: int | None = None,
+    encoder: str | None = None,
+    threads: int = 1,
+    work_folder: str = "runs/tune",
+) -> None:
+    """Search settings of the pairing by the label-free score; the same command goes on where it stopped.
+
+    Args:
+        study: record to write, without its .json; journal and trials lie under the work folder by its last name.
+        data: image set, see sagkit.train; its validation split judges.
+        profile: budget of a trial.
+        method: one that walks.
+        trials: of the whole study, the default setting and VICReg included.
+        minutes: after which no new trial begins.
+        workers: processes on the study.
+        seed: of the search and of every training.
+        cost: core-seconds as a second objective; nothing is then stopped early.
+        sampler: tpe, or random for a comparison.
+        epochs: of a trial, in place of the profile's.
+        encoder: of a trial, likewise.
+        threads: CPU threads of each worker.
+        work_folder: for journals, trial records and checkpoints.
+    """
+    given = {name: value for name, value in (("epochs", epochs), ("encoder", encoder)) if value is not None}
+    quick = {"split": "fit", "probe": False, "resamplings": 0, "readout_every": 0, "seed": seed, "threads": threads}
+    try:
+        base = configure(method, profile, data=data, **quick, **given)
+        record = Path(study).with_name(f"{Path(study).name}.json")
+        search = Search(base, Path(work_folder) / Path(study).name, seed, cost, sampler=sampler)
+        found = tune(search, record, trials, minutes, workers)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"sagkit.tune: {error}") from None
+    for row in found["trials"]:
+        mark = "*" if row["slot"] == found["chosen"] else " "
+        print(mark, row["name"].ljust(9), row["state"].ljust(8), row.get("label_free", "-"), row["params"])
+    print(f"record: {record}" + (f"; regret {found['regret']} in Spearman" if "regret" in found else ""))
 
 
 if __name__ == "__main__":

@@ -61,11 +61,11 @@ RIVALS = {
     "two standard views: Ward 20": lambda f: labelfree.cluster_agreement(f["standard0"], f["standard1"], (20,)),
     "two standard views: Ward 100": lambda f: labelfree.cluster_agreement(f["standard0"], f["standard1"], (100,)),
 }
-RECIPES = {"standard": (STANDARD, 4), "recoloured": (RECOLOURED, 1), "changed": (CHANGED, 2)}
+VIEW_RECIPES = {"standard": (STANDARD, 4), "recoloured": (RECOLOURED, 1), "changed": (CHANGED, 2)}
 
 
-class Scene(NamedTuple):
-    """What a split offers every member: images and labels for the semantic score, views for the label-free ones."""
+class JudgedSplit(NamedTuple):
+    """A split that members are judged on: images and labels for the semantic score, views for the label-free ones."""
 
     images: torch.Tensor
     labels: np.ndarray
@@ -73,23 +73,23 @@ class Scene(NamedTuple):
     views: dict[str, torch.Tensor]
 
 
-def prepare(images: ImageSet, data: str, n: int, seed: int) -> Scene:
+def prepare(images: ImageSet, data: str, n: int, seed: int) -> JudgedSplit:
     """Draw n images and their views, the same for all members; `clean` is the images themselves."""
     reference = next(iter(references(data, images.class_names).values()))
     generator = torch.Generator().manual_seed(seed)
     chosen = images.images[torch.randperm(len(images), generator=generator)[:n]]
     views = {"clean": chosen}
-    for name, (recipe, count) in RECIPES.items():
+    for name, (recipe, count) in VIEW_RECIPES.items():
         drawn = [two_views(chosen, recipe, generator=generator)[0] for _ in range(count)]
         views |= {f"{name}{i}": in_bytes(view) for i, view in enumerate(drawn)}
-    return Scene(images.images, np.asarray(images.labels), reference, views)
+    return JudgedSplit(images.images, np.asarray(images.labels), reference, views)
 
 
-def judge(member: Member, scene: Scene, bootstrap: int = 200) -> dict:
+def judge_member(member: Member, judged: JudgedSplit, bootstrap: int = 200) -> dict:
     """Semantic score with its interval and its values on two halves of the classes, and every label-free score."""
-    h = member.embed(scene.images)
-    whole = rank_correlation(h, scene.labels, scene.reference, bootstrap=bootstrap)
-    f = {name: np.asarray(member.embed(view), dtype=np.float64) for name, view in scene.views.items()}
+    h = member.embed(judged.images)
+    whole = rank_correlation(h, judged.labels, judged.reference, bootstrap=bootstrap)
+    f = {name: np.asarray(member.embed(view), dtype=np.float64) for name, view in judged.views.items()}
     scores = {
         f"{views}: {name}": statistic(f[a], f[b])
         for views, (a, b) in VIEWS.items()
@@ -99,18 +99,18 @@ def judge(member: Member, scene: Scene, bootstrap: int = 200) -> dict:
     return {
         "semantic": round(whole.spearman, 5),
         "interval": [round(v, 5) for v in whole.spearman_interval],
-        "halves": [round(v, 5) for v in class_halves(h, scene)],
+        "halves": [round(v, 5) for v in class_halves(h, judged)],
         "scores": {name: round(float(np.clip(v, -1e6, 1e6)), 6) for name, v in scores.items()},
     }
 
 
-def class_halves(h: np.ndarray, scene: Scene, seed: int = 0) -> list[float]:
+def class_halves(h: np.ndarray, judged: JudgedSplit, seed: int = 0) -> list[float]:
     """The semantic score on either half of the classes, drawn at random, the same for all members."""
-    classes = np.random.default_rng(seed).permutation(len(scene.reference))
+    classes = np.random.default_rng(seed).permutation(len(judged.reference))
     found = []
     for half in np.array_split(classes, 2):
-        rows = np.isin(scene.labels, half)
-        found.append(rank_correlation(h[rows], scene.labels[rows], scene.reference, n_pairs=300_000).spearman)
+        rows = np.isin(judged.labels, half)
+        found.append(rank_correlation(h[rows], judged.labels[rows], judged.reference, n_pairs=300_000).spearman)
     return found
 
 
@@ -119,7 +119,7 @@ def validity(scores: np.ndarray, semantic: np.ndarray) -> float:
     return labelfree.spearman(scores, semantic) if len(scores) > 1 else 0.0
 
 
-def choose(rows: list[dict]) -> str:
+def choose_design(rows: list[dict]) -> str:
     """The design of largest validity on the first half of the zoo and the validation images."""
     half = [row for row in rows if row["side"] == 0]
     semantic = np.array([row["val"]["semantic"] for row in half])
@@ -139,12 +139,12 @@ def reliability(rows: list[dict]) -> float:
     return spearman_brown(validity(first, second))
 
 
-def table(record: dict, bootstrap: int = 2000) -> pd.DataFrame:
+def validity_table(record: dict, bootstrap: int = 2000) -> pd.DataFrame:
     """One row per score: validity on the half of choice, on the judging half (on all where the design was chosen in
     another study) with interval over embeddings, difference to the chosen design, trained encoders alone, and the share
     of clearly different pairs in the right order."""
     rows, elsewhere = record["rows"], record.get("design")
-    chosen = elsewhere or choose(rows)
+    chosen = elsewhere or choose_design(rows)
     first, second = ([row for row in rows if row["side"] == side] for side in (0, 1))
     judging, second = ("all, test", rows) if elsewhere else ("half B, test", second)
     trained = [row for row in rows if row["kind"] == "trained"]
@@ -182,7 +182,8 @@ def summary(record: dict) -> str:
     clear = ordered(np.zeros(len(rows)), rows)[1]
     judges = "all, for a design chosen on other data" if record.get("design") else "half B"
     return (
-        f"{to_markdown(table(record))}\n\nSpearman with the semantic score over {len(rows)} embeddings ({kinds}); "
+        f"{to_markdown(validity_table(record))}\n\n"
+        f"Spearman with the semantic score over {len(rows)} embeddings ({kinds}); "
         f"{sizes[0]} in half A, {sizes[1]} in half B; 95 % intervals resample embeddings of {judges}; {clear} pairs "
         f"have semantic intervals apart. Reliability of the semantic score over halves of classes: "
         f"{reliability(rows):.2f}; "
@@ -216,8 +217,8 @@ def main(
         raise SystemExit(f"sagkit.validity: no design {design!r}: choose one of {', '.join(DESIGNS)}")
     if threads:
         torch.set_num_threads(threads)
-    scenes = {split: prepare(load_images(data, split), data, n, seed) for split in ("val", "test")}
-    reference = scenes["val"].images[:2000]
+    splits = {split: prepare(load_images(data, split), data, n, seed) for split in ("val", "test")}
+    reference = splits["val"].images[:2000]
     members = distinct(zoo(results, train_sets or (data,), reference), reference[:50])
     half, rows = sides(members), []
     for member in members:
@@ -226,7 +227,7 @@ def main(
             rows.append(json.loads(kept.read_text()))
             continue
         row = {"name": member.name, "kind": member.kind, "run": member.run, "side": half[member.run]}
-        row |= {split: judge(member, scene) for split, scene in scenes.items()}
+        row |= {split: judge_member(member, judged) for split, judged in splits.items()}
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_record(kept, row)
         rows.append(row)

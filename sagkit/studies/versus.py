@@ -1,10 +1,10 @@
-"""Two rows of a table against each other, over seeds *and* classes: is the difference more than luck with either?
+"""Two rows of a table against each other, over seeds *and* classes: is the difference more than chance in either?
 
     python -m sagkit.versus --profile tuned     every trained row with stored encoders minus VICReg
 
-Run records know the spread over seeds; another hundred classes would move a score, too. Here the stored encoders of
-both rows judge the same image pairs, classes are drawn anew for both at once, and the interval holds both factors
-(`metrics.compare.paired_difference`). [K]
+Run records hold the spread over seeds; another hundred classes would move a score, too. Here the stored encoders of
+both rows are scored on the same image pairs, and the interval resamples seeds and classes, the same classes for both
+rows (`metrics.paired_difference`). [K]
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def encoders_of(records: list[dict]) -> dict[str, dict[int, Path]]:
 
 
 class Rows(NamedTuple):
-    """Rows of a table that can be judged anew: stored encoders by row and seed, and what they are judged on."""
+    """Rows of a table that can be evaluated again: stored encoders by row and seed, and what they are evaluated on."""
 
     stored: dict[str, dict[int, Path]]
     split: str
@@ -59,7 +59,7 @@ def open_rows(results: str | Path, profile: str, train_set: str, baseline: str) 
     """The rows of a profile and training set, with the images that their records are judged on.
 
     Raises:
-        ValueError: for a baseline without a stored encoder, or images that are not at hand.
+        ValueError: for a baseline without a stored encoder, or images that are missing.
     """
     records = groups(read_records(results)).get((profile, train_set), [])
     stored = encoders_of(records)
@@ -112,7 +112,7 @@ def versus(
     return rows
 
 
-def table(record: dict) -> pd.DataFrame:
+def versus_table(record: dict) -> pd.DataFrame:
     """One line per row: differences with their intervals."""
     shown = {}
     for row in record["rows"]:
@@ -127,7 +127,7 @@ def table(record: dict) -> pd.DataFrame:
 def summary(record: dict) -> str:
     """The table with what its intervals hold, as Markdown."""
     return (
-        f"{to_markdown(table(record))}\n\n{record['evaluated_on']} images of {record['data']}, profile "
+        f"{to_markdown(versus_table(record))}\n\n{record['evaluated_on']} images of {record['data']}, profile "
         f"{record['profile']}; brackets are 95 % intervals over seeds and {record['bootstrap']:,} resamplings of "
         f"classes together (with one seed: over classes); {origin(record)}"
     )
@@ -161,7 +161,7 @@ def main(
     about = {"profile": profile, "data": train_set, "evaluated_on": split, "baseline": baseline, "bootstrap": bootstrap}
     record = {"command": command_line("sagkit.versus"), **about, **provenance(), "rows": rows}
     write_record(Path(results) / f"versus/{profile}.json", record)
-    print(to_markdown(table(record)))
+    print(to_markdown(versus_table(record)))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from torch import Tensor
 from sagkit.model import extract_features
 from sagkit.train.record import load_encoder
 
-NOISE, RANKS = (0.5, 1.0, 2.0, 4.0), (1, 2, 4, 16)
+NOISE_LEVELS, RANKS = (0.5, 1.0, 2.0, 4.0), (1, 2, 4, 16)
 DEGRADED_SEEDS = ("vicreg-seed0", "vicreg-seed1")  # runs of which degraded copies are made
 
 
@@ -40,7 +40,7 @@ class Member(NamedTuple):
 
 
 def zoo(results, train_sets: Sequence[str], reference: Tensor) -> list[Member]:
-    """All members to be had from the records of some training sets.
+    """All members that the records of some training sets give.
 
     Args:
         results: folder of run records.
@@ -85,14 +85,14 @@ def sides(members: list[Member]) -> dict[str, int]:
 
 
 def hand_made(reference: Tensor) -> Iterator[Member]:
-    """Embeddings that nobody trained."""
-    for name, embed in (("pixels", pixels), ("colour histogram", histogram), ("gradients", gradients)):
+    """Embeddings made without any training."""
+    for name, embed in (("pixels", raw_pixels), ("colour histogram", histogram), ("gradients", gradients)):
         yield Member(name, "hand-made", name, embed)
-    x = pixels(reference)
+    x = raw_pixels(reference)
     mean, axes = x.mean(axis=0), _axes(x)
     for rank in (8, 64):
         name = f"pixels, {rank} components"
-        yield Member(name, "hand-made", name, lambda images, k=rank: (pixels(images) - mean) @ axes[:k].T)
+        yield Member(name, "hand-made", name, lambda images, k=rank: (raw_pixels(images) - mean) @ axes[:k].T)
 
 
 def degraded(name: str, embed: Callable, reference: Tensor) -> Iterator[Member]:
@@ -108,7 +108,7 @@ def degraded(name: str, embed: Callable, reference: Tensor) -> Iterator[Member]:
     def collapsed(images):
         return mean + 1e-3 * spread * _generator(images).normal(size=(len(images), len(mean)))
 
-    for level in NOISE:
+    for level in NOISE_LEVELS:
         yield Member(f"{name} + noise {level}", "degraded", name, lambda images, s=level: noisy(images, s))
     for rank in RANKS:
         yield Member(
@@ -118,7 +118,7 @@ def degraded(name: str, embed: Callable, reference: Tensor) -> Iterator[Member]:
     yield Member(f"{name}, collapsed", "degraded", name, collapsed)
 
 
-def pixels(images: Tensor) -> np.ndarray:
+def raw_pixels(images: Tensor) -> np.ndarray:
     """Raw values in [0, 1], (N, 3 H W)."""
     return images.flatten(1).numpy().astype(np.float32) / 255
 

@@ -23,7 +23,7 @@ from sagkit.data.load import family, load_images
 from sagkit.data.series import Examples, VectorSet
 from sagkit.data.taxonomy import superclasses
 from sagkit.loss import barlow_twins_loss, sag_vicreg_loss
-from sagkit.model import NAME, Encoder, make_encoder, make_projector
+from sagkit.model import DENSE, Encoder, make_encoder, make_projector
 from sagkit.pairing import Queue
 from sagkit.train.config import OPTIMIZERS, TWO_VIEWS, Config
 from sagkit.train.controls import make_pairing
@@ -120,7 +120,7 @@ def build_encoder(config: Config, train: Examples) -> Encoder:
     if isinstance(train, VectorSet):
         if config.method not in TWO_VIEWS:
             raise ValueError(f"{config.method} needs images: of vectors, choose one of {', '.join(TWO_VIEWS)}")
-        if NAME.fullmatch(config.encoder) is None:
+        if DENSE.fullmatch(config.encoder) is None:
             raise ValueError(f"{config.encoder} encodes images: of vectors, use mlp-w128-l2; of series, conv1d-w32-l3")
         encoder = make_encoder(config.encoder, *train.statistics())
         blank = train.values[:1].expand(2, *train.values[0].shape)

@@ -50,7 +50,7 @@ class Diagnosis(NamedTuple):
 
 def effective_rank(x: np.ndarray) -> float:
     """exp of the entropy of the covariance's eigenvalues of rows (N, F); 1 to min(F, N - 1), 0 without variance."""
-    return labelfree.effective_rank(np.linalg.svd(x - x.mean(axis=0), compute_uv=False) ** 2)
+    return labelfree.entropy_rank(np.linalg.svd(x - x.mean(axis=0), compute_uv=False) ** 2)
 
 
 def examine(features) -> list[Diagnosis]:

@@ -232,7 +232,7 @@ def test_cifar_root_argument_comes_before_the_environment(tmp_path, small_cifar)
 
 def test_a_tree_of_another_data_set_is_not_taken_for_cifar(tmp_path, small_cifar):
     write_tree(tmp_path / "data" / "train", ["cat", "dog"], 2)
-    with pytest.raises(ValueError, match="cifar10 is not to be had"):
+    with pytest.raises(ValueError, match="cifar10 was not found under"):
         load_images("cifar10", download=False)
 
 

@@ -7,7 +7,7 @@ from scipy import stats
 from sklearn.datasets import load_wine
 
 from sagkit.data.load import make_shapes
-from sagkit.data.series import CLASS_NAMES, SeriesView, TableView, VectorSet, stretch, waves
+from sagkit.data.series import WAVE_CLASSES, SeriesView, TableView, VectorSet, stretch, waves
 from sagkit.metrics.evaluate import evaluate
 from sagkit.metrics.labelfree import structure_score
 from sagkit.metrics.semantic import rank_correlation
@@ -301,11 +301,11 @@ def test_the_record_holds_the_figures_of_the_stored_encoder(tmp_path):
     labels = series[1].labels
     # kNN by its definition, the tree by the names, and the label-free score by the set's own view.
     unit = [x / x.norm(dim=1, keepdim=True) for x in (bank, queries)]
-    votes = torch.zeros(108, len(CLASS_NAMES))
+    votes = torch.zeros(108, len(WAVE_CLASSES))
     value, row = (unit[1] @ unit[0].T).topk(20, dim=1)
     votes.scatter_add_(1, series[0].labels[row], (value / 0.07).exp())
     assert run.record["metrics"]["knn"] == pytest.approx(float((votes.argmax(1) == labels).float().mean()), abs=1e-4)
-    parts = [name.split("/") for name in CLASS_NAMES]
+    parts = [name.split("/") for name in WAVE_CLASSES]
     tree = np.array([[1 - next((i for i in range(3) if a[i] != b[i]), 3) / 3 for b in parts] for a in parts])
     expected = rank_correlation(queries, labels, tree, kind="pairs")
     assert run.record["metrics"]["spearman_pairs"] == pytest.approx(expected.spearman, abs=1e-4)
@@ -348,10 +348,10 @@ def test_waves_are_fixed_by_seed_balanced_and_as_fast_as_their_name_says():
     assert not torch.equal(one.values, waves(180, seed=1).values)
     assert torch.bincount(one.labels).tolist() == [10] * 18
     many = waves(360, length=256, seed=2)
-    steady = [i for i, name in enumerate(CLASS_NAMES) if name.startswith("steady")]
+    steady = [i for i, name in enumerate(WAVE_CLASSES) if name.startswith("steady")]
     for label in steady:
         rows = many.values[many.labels == label][:, 0]
         peak = torch.fft.rfft(rows).abs()[:, 1:].argmax(dim=1) + 1  # cycles in [0, 1)
-        low, high = (9, 15) if CLASS_NAMES[label].endswith("fast") else (3, 5)
+        low, high = (9, 15) if WAVE_CLASSES[label].endswith("fast") else (3, 5)
         assert int(peak.min()) >= low
         assert int(peak.max()) <= high

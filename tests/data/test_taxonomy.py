@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sagkit.data import taxonomy
-from sagkit.data.shapes import CLASS_NAMES as SHAPES
+from sagkit.data.shapes import SHAPE_CLASSES as SHAPES
 from sagkit.data.taxonomy import class_distances, superclasses, tree_distances
 
 CLASSES = sorted(name for members in taxonomy.CIFAR100_SUPERCLASSES.values() for name in members.split())

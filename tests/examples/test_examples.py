@@ -63,7 +63,7 @@ def test_lightnings_checkpoint_holds_the_pairings_count_of_steps():
     lightning = importlib.import_module("sagkit.examples.lightning_vicreg")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trainer = lightning.fit(steps=3, batch_size=32)
+        trainer = lightning.run_trainer(steps=3, batch_size=32)
     stored = io.BytesIO()
     torch.save(trainer.lightning_module.state_dict(), stored)
     stored.seek(0)

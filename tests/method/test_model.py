@@ -1,6 +1,8 @@
 """Encoders against torchvision's own networks and closed forms; the projector against the authors' lines."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,10 @@ from torchvision.models import resnet18, resnet50
 from torchvision.models.resnet import BasicBlock
 from torchvision.transforms.functional import normalize
 
+from sagkit.data.load import load_images
+from sagkit.metrics.local import knn_accuracy
 from sagkit.model import Encoder, NarrowResNet, extract_features, load_vicreg_weights, make_encoder, make_projector
+from sagkit.train.record import load_encoder
 
 
 def count(module: nn.Module) -> int:
@@ -99,7 +104,7 @@ def test_patches_that_are_kept_are_all_a_vision_transformer_sees():
 
 @pytest.mark.parametrize("name", ["vit-d18-l2-p4", "vit-d200-l2-p4", "vit-d16-l2-p5"])
 def test_transformers_that_cannot_be_are_refused(name):
-    with pytest.raises(ValueError, match=f"{name} is not to be built: the width must be"):
+    with pytest.raises(ValueError, match=f"{name} cannot be built: the width must be"):
         make_encoder(name)
 
 
@@ -302,3 +307,15 @@ def test_weights_that_do_not_fit_are_refused_and_leave_the_encoder_alone(publish
     with pytest.raises(ValueError, match=words):
         load_vicreg_weights(encoder, state)
     assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
+
+
+def test_a_stored_encoder_still_gives_its_records_figures():
+    """Names and shapes of stored weights are an interface: a change of either would break every committed encoder."""
+    stored = Path(__file__).parents[2] / "figures/results/tour/shapes/sag-vicreg-seed0"
+    encoder = load_encoder(stored.with_suffix(".safetensors"))
+    record = json.loads(stored.with_suffix(".json").read_text())
+    bank, queries = (load_images("shapes", split) for split in ("train", "test"))
+    features = [extract_features(encoder, of.images) for of in (bank, queries)]
+    assert knn_accuracy(features[0], bank.labels, features[1], queries.labels) == pytest.approx(
+        record["metrics"]["knn"], abs=2 / len(queries)
+    )

@@ -7,7 +7,7 @@ from tiny import tiny
 
 from sagkit.data.load import make_shapes
 from sagkit.studies import confirm as confirming
-from sagkit.studies.confirm import confirm, differences, main, roles
+from sagkit.studies.confirm import confirm, differences_by_role, main, roles
 
 
 def study(base, name: str, scores, chosen: int) -> dict:
@@ -55,7 +55,7 @@ def test_fresh_seeds_are_trained_once_a_setting_and_found_again(tmp_path, two, m
     assert more["runs"][: len(found["runs"])] == found["runs"]
     assert json.loads((tmp_path / "c.json").read_text())["runs"] == more["runs"]
     assert {(r["role"], r["seed"]) for r in more["runs"]} == {(role, s) for role in found["roles"] for s in (8, 9)}
-    change = differences(more)
+    change = differences_by_role(more)
     assert change["label-free choice, bb"] == [0.0, 0.0]
     score = {(r["role"], r["seed"]): r["spearman_pairs"] for r in more["runs"]}
     assert change["vicreg"] == [score["vicreg", s] - score["default", s] for s in (8, 9)]
@@ -88,6 +88,6 @@ def test_studies_that_cannot_be_compared_are_refused(tmp_path, two):
     with pytest.raises(ValueError, match=r"must end in \.json"):
         confirm(two, tmp_path / "c-seed1.json", tmp_path)
     with pytest.raises(ValueError, match="no role 'x'"):
-        differences({"roles": {"default": {}}, "runs": []}, baseline="x")
+        differences_by_role({"roles": {"default": {}}, "runs": []}, baseline="x")
     with pytest.raises(SystemExit, match=r"^sagkit\.confirm: .*none\.json"):
         main((tmp_path / "none.json",), tmp_path / "c.json")

@@ -12,7 +12,17 @@ from sagkit.data.load import ImageSet
 from sagkit.data.taxonomy import superclasses
 from sagkit.model import make_encoder
 from sagkit.studies import line as lining
-from sagkit.studies.line import Judged, Line, encoders, first_of_each, line_figures, lines, main, summary, table
+from sagkit.studies.line import (
+    Judged,
+    Line,
+    encoders,
+    first_of_each,
+    line_figures,
+    line_table,
+    lines,
+    main,
+    summary,
+)
 from sagkit.train.record import save_encoder, write_record
 
 GROUP = torch.as_tensor(superclasses("cifar100")[1])
@@ -80,7 +90,7 @@ def test_a_table_takes_means_over_lines_and_then_intervals_over_seeds_and_pairs_
         for seed in range(3)
     ]
     rows.append({"encoder": "raw-pixels", "seed": 0, "lines": [{"auroc_walks": 0.25}, {"auroc_walks": 0.75}]})
-    shown = table({"rows": rows})
+    shown = line_table({"rows": rows})
     assert shown.loc["raw pixels", "AUROC walks"] == "0.500"
     assert shown.loc["raw pixels", "AUROC Mahalanobis"] == "not run"
 
@@ -123,7 +133,7 @@ def test_the_study_reads_stored_encoders_and_goes_on_where_it_stopped(tmp_path, 
     (tmp_path / "laptop" / "sag-vicreg-seed1.safetensors").unlink()
     found = encoders(str(tmp_path / "laptop"), ("vicreg", "raw-pixels", "sag-vicreg"))
     assert list(found) == [("vicreg", 0), ("raw-pixels", 0)]
-    out, judged_names, judge = tmp_path / "line.json", [], lining.judge
+    out, judged_names, judge = tmp_path / "line.json", [], lining.judge_lines
 
     def watched(encoder, *rest):
         judged_names.append(type(encoder).__name__)
@@ -131,7 +141,7 @@ def test_the_study_reads_stored_encoders_and_goes_on_where_it_stopped(tmp_path, 
             raise KeyboardInterrupt
         return judge(encoder, *rest)
 
-    monkeypatch.setattr(lining, "judge", watched)
+    monkeypatch.setattr(lining, "judge_lines", watched)
     with pytest.raises(KeyboardInterrupt):
         main(str(tmp_path / "laptop"), str(out), draws=2, per_class=3)
     assert [row["encoder"] for row in json.loads(out.read_text())["rows"]] == ["vicreg"]

@@ -7,7 +7,7 @@ import torch
 
 from sagkit.graph import Graph, similarity_graph
 from sagkit.metrics.purity import Purity, chance_level, pair_purity
-from sagkit.studies.purity import batch_nodes, most_confident, show, walk_purity
+from sagkit.studies.purity import batch_nodes, heaviest_pairs, purity_table, walk_purity
 from sagkit.walk import Pairs, sample_pairs
 
 LABELS = torch.tensor([0, 0, 1, 2, 2])
@@ -70,12 +70,12 @@ def test_walks_on_features_that_ignore_the_labels_are_as_pure_as_chance():
 
 
 def test_the_most_confident_pairs_come_by_weight_and_of_equals_the_earlier():
-    assert most_confident(PAIRS, 0.4).anchor.tolist() == [1, 3]
+    assert heaviest_pairs(PAIRS, 0.4).anchor.tolist() == [1, 3]
     tied = Pairs(torch.arange(4), torch.arange(4).flip(0), torch.tensor([0.5, 0.5, 0.9, 0.5]))
-    assert most_confident(tied, 0.5).anchor.tolist() == [2, 0]
-    assert most_confident(tied, 0.01).anchor.tolist() == [2]
+    assert heaviest_pairs(tied, 0.5).anchor.tolist() == [2, 0]
+    assert heaviest_pairs(tied, 0.01).anchor.tolist() == [2]
     with pytest.raises(ValueError, match="share"):
-        most_confident(PAIRS, 0)
+        heaviest_pairs(PAIRS, 0)
 
 
 def test_walks_that_all_end_at_home_have_no_purity():
@@ -99,10 +99,10 @@ def test_a_queue_keeps_features_and_labels_together_and_walks_start_in_the_newes
 
 def test_the_table_has_a_row_per_scope_kernel_and_k_and_a_column_per_length():
     row = {"scope": "batch", "kernel": "cosine", "k": 3, "confident": 1.0, "same_class": 0.1, "same_superclass": 0.25}
-    lines = show([row | {"length": 1}, row | {"length": 2, "same_class": 0.05}]).splitlines()
+    lines = purity_table([row | {"length": 1}, row | {"length": 2, "same_class": 0.05}]).splitlines()
     assert lines[0] == "| scope | kernel | K | L = 1 | L = 2 |"
     assert lines[2] == "| batch | cosine | 3 | 10.0 / 25.0 | 5.0 / 25.0 |"
     assert {line.count("|") for line in lines} == {6}
     few = row | {"length": 1, "confident": 0.3}
-    assert show([few | {"left": 0.8}]).splitlines()[2] == "| batch, top 30% | cosine | 3 | fewer |"
-    assert show([few | {"left": 1.0}]).splitlines()[2] == "| batch, top 30% | cosine | 3 | 10.0 / 25.0 |"
+    assert purity_table([few | {"left": 0.8}]).splitlines()[2] == "| batch, top 30% | cosine | 3 | fewer |"
+    assert purity_table([few | {"left": 1.0}]).splitlines()[2] == "| batch, top 30% | cosine | 3 | 10.0 / 25.0 |"

@@ -1,4 +1,4 @@
-"""The entry: the rule on records made by hand, and flags that give its very setting."""
+"""Selecting the pairing: the rule on records made by hand, and flags that give the selected setting exactly."""
 
 import json
 import shlex
@@ -6,14 +6,14 @@ import shlex
 import pytest
 import tyro
 
-from sagkit.studies.select_pairing import SHOWN, choose, entry_of, fields_of, main
+from sagkit.studies.select_pairing import KEPT_METRICS, fields_of, main, select_setting, selection_of
 from sagkit.train.config import Config, configure
 from sagkit.train.record import record_path, write_record
 
 
 def record(variant: str = "default", method: str = "sag-vicreg", spearman=0.1, knn=0.3, seed=0, **fields) -> dict:
     config = configure(method, "search", variant=variant, seed=seed, **fields).to_dict()
-    metrics = dict.fromkeys(SHOWN, 0.0) | {"spearman_pairs": spearman, "knn": knn}
+    metrics = dict.fromkeys(KEPT_METRICS, 0.0) | {"spearman_pairs": spearman, "knn": knn}
     about = {"train_set": "cifar100", "profile": "search", "evaluated_on": "val"}
     return {"method": method, "variant": variant, "seed": seed, "config": config, "metrics": metrics, **about}
 
@@ -25,8 +25,8 @@ def test_the_largest_spearman_wins_unless_it_costs_too_much_knn_or_is_a_control(
     oracle = record("d", spearman=0.3, pairs="oracle")
     other = record("e", spearman=0.4, seed=1)  # VICReg of this seed is not there
     longer = record("f", spearman=0.5, epochs=99)  # what it gains need not be the pairing's
-    assert choose([good, costly, plain, oracle, better, other, longer]) == (better, plain)
-    assert entry_of([good, costly, plain, oracle, better, other, longer])["trials"] == 3
+    assert select_setting([good, costly, plain, oracle, better, other, longer]) == (better, plain)
+    assert selection_of([good, costly, plain, oracle, better, other, longer])["trials"] == 3
 
 
 @pytest.mark.parametrize(
@@ -38,22 +38,22 @@ def test_the_largest_spearman_wins_unless_it_costs_too_much_knn_or_is_a_control(
 )
 def test_a_search_without_vicreg_or_without_a_candidate_is_refused(records, words):
     with pytest.raises(ValueError, match=words):
-        choose(records)
+        select_setting(records)
 
 
-def test_the_flags_of_the_entry_give_its_very_setting(tmp_path):
+def test_the_flags_of_the_selected_setting_give_it_exactly(tmp_path):
     fields = {"scope": "dataset", "mutual": True, "keep": False, "length": 3, "confident": 0.5, "walk_start": 0.5}
     best = record("x", spearman=0.2, threads=1, trunk="t", **fields)
     best["config"]["keep_at"] = []  # as JSON has it
-    entry = entry_of([record(method="vicreg"), best])
-    assert entry["fields"] == fields_of(best) == fields
-    assert entry["validation"]["entry"]["spearman_pairs"] == 0.2
-    arguments = ["--variant", "entry", *shlex.split(entry["flags"])]
+    selected = selection_of([record(method="vicreg"), best])
+    assert selected["fields"] == fields_of(best) == fields
+    assert selected["validation"]["entry"]["spearman_pairs"] == 0.2
+    arguments = ["--variant", "entry", *shlex.split(selected["flags"])]
     told = tyro.cli(Config, default=configure("sag-vicreg", "tuned"), args=arguments)
     assert told == configure("sag-vicreg", "tuned", variant="entry", **fields)
 
 
-def test_the_command_stores_the_entry(tmp_path, capsys):
+def test_the_command_stores_the_selected_setting(tmp_path, capsys):
     for made in (record(method="vicreg"), record("walk-a", spearman=0.2, mutual=True)):
         write_record(record_path(tmp_path, "search", "cifar100", made["method"], made["variant"], 0), made)
     main(str(tmp_path))

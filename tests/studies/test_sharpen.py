@@ -10,7 +10,7 @@ from sagkit.data.load import load_images, make_shapes
 from sagkit.metrics.evaluate import references
 from sagkit.metrics.semantic import rank_correlation
 from sagkit.studies import sharpen
-from sagkit.studies.sharpen import axes_of, figures, sharpened
+from sagkit.studies.sharpen import axes_of, figures_by_power, sharpened
 from sagkit.train.trainer import fit
 
 
@@ -66,7 +66,7 @@ class Axes(torch.nn.Module):
 def test_at_power_one_the_figures_are_those_of_the_features_themselves():
     bank, queries = make_shapes(300, size=16, seed=0), make_shapes(200, size=16, seed=1)
     distances = next(iter(references("shapes", queries.class_names).values()))
-    found = figures(Axes(3.0), bank, queries, distances, (1.0, 2.0))
+    found = figures_by_power(Axes(3.0), bank, queries, distances, (1.0, 2.0))
     h = Axes(3.0)(queries.images.float() / 255).detach()
     expected = rank_correlation(h, queries.labels, distances).spearman
     assert found[0]["spearman_pairs"] == pytest.approx(expected, abs=1e-4)
@@ -87,7 +87,7 @@ def test_the_command_judges_stored_rows_and_its_table_pairs_seeds(tmp_path, caps
         "sag-vicreg": ["0", "1", "2"],
         "vicreg": ["0", "1", "2"],
     }
-    found = sharpen.table(record)
+    found = sharpen.sharpen_table(record)
     assert list(found.index) == ["1, as trained", "2"]
     change = [
         record["rows"]["sag-vicreg"][s][1]["spearman_pairs"] - record["rows"]["vicreg"][s][1]["spearman_pairs"]

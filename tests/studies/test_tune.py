@@ -13,7 +13,7 @@ from tiny import tiny
 
 from sagkit.data.load import make_shapes
 from sagkit.studies import tune as searching
-from sagkit.studies.tune import Search, _ask, main, open_study, tune, work
+from sagkit.studies.tune import Search, _ask, main, open_study, run_trials, tune
 from sagkit.train.trainer import Trainer
 
 
@@ -50,7 +50,7 @@ def test_a_study_cut_off_between_and_within_trials_ends_as_if_it_had_not_been(tm
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "save", save_then_die)
         with pytest.raises(KeyboardInterrupt):
-            work(search, 6)
+            run_trials(search, 6)
     assert saved == ["trial003"]
     assert list((search.work / "unfinished").rglob("*trial003*.safetensors"))
     first_epochs = []

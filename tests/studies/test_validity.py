@@ -47,29 +47,29 @@ def test_the_best_on_the_first_half_and_validation_images_is_chosen():
     half = [row for row in study if row["side"] == 0]
     semantic = [row["val"]["semantic"] for row in half]
     found = {d: spearmanr([row["val"]["scores"][d] for row in half], semantic).statistic for d in DESIGNS}
-    assert validity.choose(study) == max(found, key=found.get)
+    assert validity.choose_design(study) == max(found, key=found.get)
     winner = DESIGNS[17]
     for row in half:
         row["val"]["scores"][winner] = row["val"]["semantic"]
-    assert validity.choose(study) == winner
+    assert validity.choose_design(study) == winner
 
 
 def test_the_choice_looks_neither_at_the_second_half_nor_at_test_images():
     study = rows()
-    chosen, changed = validity.choose(study), copy.deepcopy(study)
+    chosen, changed = validity.choose_design(study), copy.deepcopy(study)
     worst = DESIGNS[-1]
     for row in changed:
         for split in ("val", "test") if row["side"] else ("test",):
             row[split]["scores"][worst] = row[split]["semantic"]
             row[split]["scores"][chosen] = -row[split]["semantic"]
-    assert validity.choose(changed) == chosen
+    assert validity.choose_design(changed) == chosen
 
 
 def test_a_rival_is_no_design_and_is_never_chosen():
     study = rows()
     for row in study:
         row["val"]["scores"]["RankMe"] = row["val"]["semantic"]
-    assert validity.choose(study) in DESIGNS
+    assert validity.choose_design(study) in DESIGNS
 
 
 def test_only_pairs_whose_intervals_are_apart_have_an_order():
@@ -93,7 +93,7 @@ def test_reliability_is_that_of_spearman_and_brown():
 
 def test_the_table_judges_on_the_second_half_and_marks_the_chosen_design():
     study = {"rows": rows(40)}
-    shown, chosen = validity.table(study, bootstrap=50), validity.choose(study["rows"])
+    shown, chosen = validity.validity_table(study, bootstrap=50), validity.choose_design(study["rows"])
     assert [name for name in shown.index if name.startswith("**")] == [f"**{chosen}**"]
     second = [row["test"] for row in study["rows"] if row["side"] == 1]
     for name in ("RankMe", "two standard views: Ward 20"):
@@ -109,7 +109,7 @@ def test_a_design_chosen_in_another_study_is_judged_on_the_whole_zoo():
     study = {"rows": rows(40), "design": design}
     every = [row["test"] for row in study["rows"]]
     wanted = spearmanr([row["scores"][design] for row in every], [row["semantic"] for row in every]).statistic
-    shown = validity.table(study, bootstrap=50)
+    shown = validity.validity_table(study, bootstrap=50)
     assert float(shown.loc[f"**{design}**", "all, test"].split(" ")[0]) == pytest.approx(wanted, abs=0.006)
     assert "half B, test" not in shown.columns
 
@@ -125,7 +125,7 @@ def scene():
 
 
 def test_a_member_is_judged_by_labels_once_and_by_views_for_everything_else(scene):
-    found = validity.judge(Member("colours", "hand-made", "colours", histogram), scene, bootstrap=20)
+    found = validity.judge_member(Member("colours", "hand-made", "colours", histogram), scene, bootstrap=20)
     h = histogram(scene.images)
     assert found["semantic"] == pytest.approx(rank_correlation(h, scene.labels, scene.reference).spearman, abs=1e-5)
     assert found["interval"][0] < found["semantic"] < found["interval"][1]

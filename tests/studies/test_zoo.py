@@ -9,9 +9,9 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from sagkit.data.shapes import CLASS_NAMES, draw_shapes
+from sagkit.data.shapes import SHAPE_CLASSES, draw_shapes
 from sagkit.model import make_encoder
-from sagkit.studies.zoo import Member, degraded, distinct, gradients, hand_made, histogram, pixels, sides, zoo
+from sagkit.studies.zoo import Member, degraded, distinct, gradients, hand_made, histogram, raw_pixels, sides, zoo
 from sagkit.train.record import save_encoder
 
 N, F = 300, 24
@@ -153,7 +153,7 @@ def test_a_stored_encoder_embeds_as_the_network_does(tmp_path):
     member = zoo(tmp_path, ["shapes"], images(0, n=70, side=16))[-1]
     torch.manual_seed(len("vicreg-random-seed10"))
     encoder = make_encoder("resnet10-w4").eval()
-    seen = draw_shapes(torch.arange(4) % len(CLASS_NAMES), 16, torch.Generator().manual_seed(0))
+    seen = draw_shapes(torch.arange(4) % len(SHAPE_CLASSES), 16, torch.Generator().manual_seed(0))
     with torch.no_grad():
         wanted = encoder(seen.float() / 255)
     np.testing.assert_allclose(member.embed(seen), wanted, rtol=0.02, atol=0.02)  # weights are kept as float16
@@ -161,7 +161,7 @@ def test_a_stored_encoder_embeds_as_the_network_does(tmp_path):
 
 def test_of_equal_members_the_first_is_kept():
     def made(name, scale):
-        return Member(name, "hand-made", name, lambda x: scale * pixels(x))
+        return Member(name, "hand-made", name, lambda x: scale * raw_pixels(x))
 
     members = [made("a", 1), made("b", 2), made("a again", 1), made("c", 3), made("b again", 2)]
     assert [member.name for member in distinct(members, images(0, n=5))] == ["a", "b", "c"]

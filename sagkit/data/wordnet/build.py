@@ -1,6 +1,6 @@
 """Cut the part of WordNet's noun taxonomy that lies above CIFAR's classes, and write it as `taxonomy.tsv`.
 
-    apt-get install wordnet-base && python -m sagkit.wordnet.build /usr/share/wordnet
+    apt-get install wordnet-base && python -m sagkit.data.wordnet.build /usr/share/wordnet
 
 Each class has one synset, chosen by eye: the sense that fits the data set's pictures and its own superclass. Where that
 is not the first sense of the word, `SENSES` says which; the gloss of every choice stands in the table for review.
@@ -11,15 +11,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-CIFAR100 = (  # noqa: SIM905
-    "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle "
-    "caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant "
-    "flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man "
-    "maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree "
-    "plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk "
-    "skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television "
-    "tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm"
-).split()
+from sagkit.data.taxonomy import CIFAR100_SUPERCLASSES
+
+CIFAR100 = sorted(" ".join(CIFAR100_SUPERCLASSES.values()).split())
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 SENSES = {  # class: (lemma, sense number); all others are the first sense of their own name
