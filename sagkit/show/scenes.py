@@ -1,17 +1,12 @@
-"""One batch seen under chosen settings: pure functions from settings to a Picture, for notebooks and widgets.
+"""A batch or a gallery seen under chosen settings: pure functions from settings to a Picture, for notebooks, widgets.
 
-    scene = make_scene(images, labels, class_names, features);   graph_view(scene, k=10) -> Picture
+    scene = make_scene(images, labels, class_names, features);    graph_view(scene, k=10) -> Picture
+    gallery = Gallery(images, features, names, labels);           search_view(gallery, query=12) -> Picture
 
-What is slow (layout of the graph, UMAP of the features) is computed once for the scene, so that every further view
-takes well under 0.3 s for a batch of 512; nodes keep their places while settings move. `Picture.says` holds the figures
-that the picture shows, in words. Settings that the kit refuses raise its own ValueError. [K]
-
-----
-Items that are searched by example: from a query's row to a picture of its look-alikes, for notebooks and widgets.
-
-    gallery = Gallery(images, features, names, labels);   search_view(gallery, query=12) -> Picture
-
-The index is built once, so that a search takes milliseconds and its picture well under 0.3 s. [K]
+What is slow (layout of the graph, UMAP of the features, the index of a search) is computed once for a scene or gallery,
+so that every further view takes well under 0.3 s for a batch of 512; nodes keep their places while settings move.
+`Picture.says` holds the figures that the picture shows, in words. Settings that the kit refuses raise its own
+ValueError. [K]
 """
 
 from __future__ import annotations
@@ -37,6 +32,7 @@ from sagkit.show import plots
 from sagkit.walk import random_walk, sample_pairs
 
 LINKAGES = ("average", "ward", "complete", "single")
+MOST_RESULTS = 12  # of a search, on one board
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +77,7 @@ def make_scene(images, labels, class_names, features, k: int = 10, data: str = "
     Args:
         images: uint8 (N, 3, H, W).
         labels: int64 (N,), positions in class_names.
-        class_names: of the data set; superclasses as `hierarchy.superclasses` knows them.
+        class_names: of the data set; superclasses as `taxonomy.superclasses` knows them.
         features: float (N, F), what the graph is built from.
         k: neighbours of the graph whose spring layout is kept.
         data: name of the data set.
@@ -94,6 +90,47 @@ def make_scene(images, labels, class_names, features, k: int = 10, data: str = "
     return Scene(images, labels, tuple(class_names), features, torch.as_tensor(group)[labels], names, k, seed)
 
 
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """Images with their features, file names and, where they are known, classes.
+
+    Raises:
+        ValueError: for numbers of rows that differ, or too few to search.
+    """
+
+    images: UInt8[Tensor, "N 3 H W"]
+    features: Float[Tensor, "N F"]
+    names: tuple[str, ...]
+    labels: Int[Tensor, " N"] | None = None
+
+    def __post_init__(self):
+        found = [len(part) for part in (self.images, self.features, self.names, self.labels) if part is not None]
+        if len(set(found)) > 1 or found[0] < 2:
+            raise ValueError(f"a gallery needs two items or more, one row each in all its parts, got {found}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @cached_property
+    def index(self) -> Index:
+        """Exact search over the features."""
+        return Index(self.features)
+
+    def alike(self, query: int, results: int) -> tuple[list[float], list[int]]:
+        """Similarities and rows of the most similar other items, most similar first.
+
+        Raises:
+            ValueError: for a query or a number of results out of range.
+        """
+        if not 0 <= query < len(self):
+            raise ValueError(f"image {query} is not in the gallery: choose 0 to {len(self) - 1}")
+        if not 1 <= results <= min(MOST_RESULTS, len(self) - 1):
+            raise ValueError(f"{results} results: choose 1 to {min(MOST_RESULTS, len(self) - 1)}")
+        similarity, rows = self.index.search(self.features[query][None], results + 1)
+        found = [(s, r) for s, r in zip(similarity[0].tolist(), rows[0].tolist(), strict=True) if r != query][:results]
+        return [s for s, _ in found], [r for _, r in found]
+
+
 def graph_view(scene: Scene, k: int, kernel: str = "cosine", temperature: float = 0.1, mutual: bool = False):
     """The whole batch as a graph: how the settings of `graph.similarity_graph` thin or thicken it."""
     graph = similarity_graph(scene.features, k, kernel, temperature, mutual)
@@ -104,19 +141,14 @@ def graph_view(scene: Scene, k: int, kernel: str = "cosine", temperature: float 
     parts = connected_components(graph.to_scipy(), directed=False)[0]
     same = (scene.groups[graph.neighbors] == scene.groups[:, None]).float()
     right = float((graph.weights * same)[~alone].sum() / (~alone).sum())
-    figure = plots.batch_graph(
-        graph.to_networkx(), scene.layout, scene.images, alone.numpy(), _title(k, kernel, mutual)
-    )
+    title = f"K = {k}, {kernel}{', mutual' if mutual else ''}"
+    figure = plots.batch_graph(graph.to_networkx(), scene.layout, scene.images, alone.numpy(), title)
     figure.says = (
-        f"{edges:,} edges, {effective:.1f} neighbours in effect, {int(alone.sum())} isolated images (in squares), "
-        f"{parts} connected parts; a step stays in its superclass with probability {right:.3f} "
+        f"{edges:,} edges, {effective:.1f} effective neighbours, {int(alone.sum())} isolated images (in squares), "
+        f"{parts} connected components; a step stays in its superclass with probability {right:.3f} "
         f"(chance {chance_level(scene.groups):.3f})."
     )
     return figure
-
-
-def _title(k: int, kernel: str, mutual: bool) -> str:
-    return f"K = {k}, {kernel}{', mutual' if mutual else ''}"
 
 
 def walk_view(
@@ -165,13 +197,13 @@ def pairing_view(
     chance = [chance_level(of) for of in (scene.labels, scene.groups)]
     kinds = ("class", "superclass", "class, weighted", "superclass, weighted")
     shares = {kind: (share, chance[i % 2]) for i, (kind, share) in enumerate(zip(kinds, purity[:4], strict=True))}
-    pull = alpha * float(pairs.weight[mine].mean())
+    weight = alpha * float(pairs.weight[mine].mean())
     name = scene.class_names[int(scene.labels[anchor])].replace("/", "\n")
-    figure = plots.pair_board(scene.images[anchor], name, partners, shares, pull)
+    figure = plots.pair_board(scene.images[anchor], name, partners, shares, weight)
     figure.says = (
         f"{len(partners)} partners of image {anchor}. Purity of all pairs: class {purity.same_class:.3f}, superclass "
         f"{purity.same_superclass:.3f}; weighted {purity.weighted_class:.3f} and {purity.weighted_superclass:.3f}; "
-        f"{purity.left:.2f} of the walks left home. The anchor's pairs pull {pull:.2f} times as hard as its own views."
+        f"{purity.left:.2f} of the walks left home. All pairs of the anchor weigh {weight:.2f} times its own two views."
     )
     return figure
 
@@ -197,7 +229,7 @@ def loss_view(
     keep: bool = True,
     seed: int = 0,
 ):
-    """The weighted terms of the loss over alpha, and the size of each term's gradient at the chosen alpha."""
+    """The weighted terms of the loss over alpha, and the norm of each term's gradient at the chosen alpha."""
     graph = similarity_graph(features, k)
     pairs = sample_pairs(graph, length, 1, torch.Generator().manual_seed(seed))
     total = float(sag_vicreg_loss(za, zb, pairs, alpha, keep).total)
@@ -213,12 +245,12 @@ def loss_view(
     factor = {"invariance": np.ones_like(alphas) if keep else 1 - alphas, "walk": alphas}
     curves = {name: factor.get(name, np.ones_like(alphas)) * term.item() for name, term in terms.items()}
     here = {"invariance": 1.0 if keep else 1 - alpha, "walk": alpha}
-    pulls = {name: here.get(name, 1.0) * value for name, value in size.items()}
+    norms = {name: here.get(name, 1.0) * value for name, value in size.items()}
     figure = plots.loss_terms(
-        alphas, curves, alpha, pulls, "keep: s + alpha r" if keep else "mix: (1 - alpha) s + alpha r"
+        alphas, curves, alpha, norms, "keep: s + alpha r" if keep else "mix: (1 - alpha) s + alpha r"
     )
-    figure.says = f"Loss {total:.3f} at alpha {alpha:g}; size of gradient: " + ", ".join(
-        f"{name} {value:.3g}" for name, value in pulls.items()
+    figure.says = f"Loss {total:.3f} at alpha {alpha:g}; norm of gradient: " + ", ".join(
+        f"{name} {value:.3g}" for name, value in norms.items()
     )
     return figure
 
@@ -243,56 +275,7 @@ def dendrogram_view(scene: Scene, clusters: int, method: str = "average"):
     return figure
 
 
-def _require_node(scene: Scene, node: int) -> None:
-    if not 0 <= node < len(scene):
-        raise ValueError(f"image {node} is not in the batch: choose 0 to {len(scene) - 1}")
-
-
-MOST = 12  # results on one board
-
-
-@dataclass(frozen=True, eq=False)
-class Gallery:
-    """Images with their features, file names and, where they are known, classes.
-
-    Raises:
-        ValueError: for numbers of rows that differ, or too few to search.
-    """
-
-    images: UInt8[Tensor, "N 3 H W"]
-    features: Float[Tensor, "N F"]
-    names: tuple[str, ...]
-    labels: Int[Tensor, " N"] | None = None
-
-    def __post_init__(self):
-        found = [len(part) for part in (self.images, self.features, self.names, self.labels) if part is not None]
-        if len(set(found)) > 1 or found[0] < 2:
-            raise ValueError(f"a gallery needs two items or more, one row each in all its parts, got {found}")
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @cached_property
-    def index(self) -> Index:
-        """Exact search over the features."""
-        return Index(self.features)
-
-    def alike(self, query: int, results: int) -> tuple[list[float], list[int]]:
-        """Similarities and rows of the most similar other items, most similar first.
-
-        Raises:
-            ValueError: for a query or a number of results out of range.
-        """
-        if not 0 <= query < len(self):
-            raise ValueError(f"image {query} is not in the gallery: choose 0 to {len(self) - 1}")
-        if not 1 <= results <= min(MOST, len(self) - 1):
-            raise ValueError(f"{results} results: choose 1 to {min(MOST, len(self) - 1)}")
-        similarity, rows = self.index.search(self.features[query][None], results + 1)
-        found = [(s, r) for s, r in zip(similarity[0].tolist(), rows[0].tolist(), strict=True) if r != query][:results]
-        return [s for s, _ in found], [r for _, r in found]
-
-
-def search_view(gallery: Gallery, query: int, results: int = MOST) -> plots.Picture:
+def search_view(gallery: Gallery, query: int, results: int = MOST_RESULTS) -> plots.Picture:
     """A query and its look-alikes, numbered from 1; those of its own class are marked where classes are known.
 
     Raises:
@@ -306,3 +289,8 @@ def search_view(gallery: Gallery, query: int, results: int = MOST) -> plots.Pict
         "." if same is None else f"; {sum(same)} of {len(same)} share its class folder (thick green frames)."
     )
     return figure
+
+
+def _require_node(scene: Scene, node: int) -> None:
+    if not 0 <= node < len(scene):
+        raise ValueError(f"image {node} is not in the batch: choose 0 to {len(scene) - 1}")

@@ -1,4 +1,4 @@
-"""Controls over the views: move a slider, the picture is drawn again; an impossible setting is answered in words.
+"""Controls over the views of `scenes`: move a slider, the picture is drawn again; a refused setting is said in words.
 
     walk_player(scene, start=5)           in JupyterLab; the pure function behind it is scenes.walk_view
 
@@ -19,7 +19,7 @@ from traitlets import TraitError
 
 from sagkit.graph import KERNELS
 from sagkit.show import scenes
-from sagkit.show.scenes import MOST, Gallery, search_view
+from sagkit.show.scenes import MOST_RESULTS, Gallery, search_view
 
 WIDE = {"description_width": "9em"}
 
@@ -44,7 +44,7 @@ class Panel(ipw.VBox):
         self, draw: Callable[..., Figure], controls: dict[str, ipw.Widget], name: str, first: dict | None = None
     ):
         for argument, value in (first or {}).items():
-            _begin(controls, argument, value)
+            _set_control(controls, argument, value)
         self.draw, self.controls, self.name = draw, controls, name
         self.picture = ipw.Image(format="png", layout=ipw.Layout(max_width="100%"))
         self.text, self.message = ipw.HTML(), ipw.HTML()
@@ -73,7 +73,7 @@ class Panel(ipw.VBox):
         )
 
 
-def _begin(controls: dict[str, ipw.Widget], argument: str, value) -> None:
+def _set_control(controls: dict[str, ipw.Widget], argument: str, value) -> None:
     if argument not in controls:
         raise ValueError(f"no control for {argument!r}: choose from {', '.join(controls)}")
     try:
@@ -169,7 +169,7 @@ class SearchPanel(Panel):
     def __init__(self, gallery: Gallery, controls: dict[str, ipw.Widget]):
         self.gallery, self.before = gallery, []  # before: queries to go back to, the last one at the end
         self.found, self.shown = [], None  # rows behind the buttons, and the query they belong to
-        self.steps = [ipw.Button(layout=ipw.Layout(width="4.2em")) for _ in range(MOST)]
+        self.steps = [ipw.Button(layout=ipw.Layout(width="4.2em")) for _ in range(MOST_RESULTS)]
         self.back = ipw.Button(description="back", icon="arrow-left", disabled=True, layout=ipw.Layout(width="6em"))
         super().__init__(lambda **settings: search_view(gallery, **settings), controls, "look-alike search")
         for number, button in enumerate(self.steps):
@@ -199,7 +199,7 @@ class SearchPanel(Panel):
 
 
 def look_alikes(gallery: Gallery, query: int = 0) -> SearchPanel:
-    """Search by example; a numbered button searches on from that result; see `gallery.search_view`."""
-    most = min(MOST, len(gallery) - 1)
+    """Search by example; a numbered button searches on from that result; see `scenes.search_view`."""
+    most = min(MOST_RESULTS, len(gallery) - 1)
     controls = {"query": _number("image", query), "results": _whole("results", most, 1, most)}
     return SearchPanel(gallery, controls)

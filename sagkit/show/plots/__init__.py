@@ -1,9 +1,9 @@
 """Every picture of the kit, from arrays only: one palette, one style, readable at slide size.
 
-`style` holds the palette and the figure, `charts` lines, bars, maps and trees, `estimates` means with their intervals,
-`graphs` graphs and walks with images as nodes, `search` look-alikes, `structure` class trees and the studies of rank
-correlation, `talk` the method in one picture. Each function returns a Picture, a matplotlib Figure, and shows nothing;
-`save` writes it as SVG and PNG. [K]
+`style` holds the palette and the figure, `charts` lines, bars, maps, trees and estimates, `graphs` graphs and walks
+with images as nodes, `boards` what a widget draws again at every move, `structure` class trees, class distances and
+the trade-off, `studies` what a study of metrics or settings shows, `talk` the method in one picture. Each function
+returns a Picture, a matplotlib Figure, and shows nothing; `save` writes it as SVG and PNG. [K]
 """
 
 from __future__ import annotations

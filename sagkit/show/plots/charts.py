@@ -1,10 +1,7 @@
-"""Grids of images, and charts: maps of embeddings, bars, matrices, lines, trees.
-----
-Estimates with their intervals, one row each: what a table says, to be seen at a glance.
+"""Charts and grids of images: maps of embeddings, bars, matrices, lines, trees, and estimates with their intervals.
 
-    a faint mark is one seed, a strong one their mean, the bar its interval; a dashed line is the value of no effect
-
-A row without an interval has no bar: two seeds have a mean and no interval worth drawing. [K]
+Of an estimate, a faint mark is one seed, a strong one their mean, the bar its interval, and a dashed line the value of
+no effect. A row without an interval has no bar: two seeds have a mean and no interval worth drawing. [K]
 """
 
 from __future__ import annotations
@@ -13,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sagkit.show.plots.style import FAINT, INK, MARKERS, PALETTE, Picture, bare, grid_of, pixels, styled
+from sagkit.show.plots.style import FAINT, INK, MARKERS, PALETTE, Picture, bare, grid_of, image_array, styled
 
 
 @styled
@@ -28,7 +25,7 @@ def image_grid(
     for i, axis in enumerate(axes.flat):
         bare(axis)
         if i < len(images):
-            axis.imshow(pixels(images[i]), interpolation="nearest")
+            axis.imshow(image_array(images[i]), interpolation="nearest")
             if titles is not None:
                 axis.set_title(titles[i], fontsize=8, fontweight="normal", loc="center", pad=2)
     if title:

@@ -1,4 +1,4 @@
-"""Graphs with images as nodes, and walks on them."""
+"""Graphs with images as nodes, and walks on them: edges, thumbnails and arrows, and the figures made of these alone."""
 
 from __future__ import annotations
 
@@ -8,31 +8,39 @@ from itertools import pairwise
 import numpy as np
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
-from sagkit.show.plots.style import FAINT, INK, PALETTE, Picture, bare, grid_of, pixels, styled
+from sagkit.show.plots.style import FAINT, INK, PALETTE, Picture, bare, grid_of, image_array, styled
 
 SMALLEST_NUMBERED = 130.0  # area, in square points, of a node that holds its number; of a smaller one it stands beside
 
 
-def _edges(axis, xy: np.ndarray, graph, **style) -> None:
+def draw_edges(axis, xy: np.ndarray, graph, thinnest: float = 0.4, thickest: float = 2.6, **style) -> None:
+    """Edges of a networkx graph between nodes at xy (N, 2), as thick as their weights, in points."""
     import networkx as nx
 
-    weights = np.array([w for *_, w in graph.edges(data="weight")])
-    nx.draw_networkx_edges(
-        graph,
-        pos=dict(enumerate(xy)),
-        ax=axis,
-        arrows=False,
-        edge_color=FAINT,
-        width=0.4 + 2.2 * weights / weights.max() if len(weights) else 1.0,
-        **style,
-    )
+    weights = np.array([weight for *_, weight in graph.edges(data="weight")])
+    width = thinnest + (thickest - thinnest) * weights / weights.max() if len(weights) else 1.0
+    places = dict(enumerate(xy))
+    nx.draw_networkx_edges(graph, places, ax=axis, arrows=False, edge_color=FAINT, width=width, **style)
 
 
-def _thumbnails(axis, xy: np.ndarray, images, zoom: float, nodes=None, edge: str = "white", width: float = 1.0) -> None:
+def draw_thumbnails(
+    axis, xy: np.ndarray, images, zoom: float, nodes=None, edge: str = "white", width: float = 1.0
+) -> None:
+    """Images (N, 3, H, W), or those of `nodes`, centred at xy (N, 2), each in a frame."""
     for i in range(len(xy)) if nodes is None else nodes:
-        picture = OffsetImage(pixels(images[i]), zoom=zoom, interpolation="nearest")
+        picture = OffsetImage(image_array(images[i]), zoom=zoom, interpolation="nearest")
         frame = {"edgecolor": edge, "linewidth": width, "boxstyle": "square,pad=0.05"}
         axis.add_artist(AnnotationBbox(picture, xy[i], pad=0, bboxprops=frame, zorder=3))
+
+
+def draw_path(axis, xy: np.ndarray, path: Sequence[int], width: float = 2.2, head: float = 14, gap: float = 2) -> None:
+    """An arrow for each step of a walk between nodes at xy (N, 2); it ends `gap` points short of its nodes."""
+    look = {"arrowstyle": "-|>", "color": PALETTE[1], "lw": width, "mutation_scale": head}
+    look |= {"shrinkA": gap, "shrinkB": gap}
+    look["connectionstyle"] = "arc3,rad=0.15"  # bent, so that the way back does not hide the way out
+    for here, there in pairwise(path):
+        if here != there:  # a lazy step, or a restart at home, is no arrow
+            axis.annotate("", xy=xy[there], xytext=xy[here], arrowprops=look, zorder=4)
 
 
 def graph_layout(graph, seed: int = 0) -> np.ndarray:
@@ -49,8 +57,8 @@ def graph_figure(graph, xy: np.ndarray, images, title: str = "", zoom: float = 0
     figure, axes = grid_of(8, 6)
     axis = axes[0, 0]
     bare(axis)
-    _edges(axis, xy, graph)
-    _thumbnails(axis, xy, images, zoom)
+    draw_edges(axis, xy, graph)
+    draw_thumbnails(axis, xy, images, zoom)
     axis.set_title(title)
     return figure
 
@@ -64,26 +72,16 @@ def walk_figure(graph, xy: np.ndarray, images, path: Sequence[int], title: str =
     axis = figure.add_subplot(grid[0])
     strip = grid[1].subgridspec(len(path), 1)
     bare(axis)
-    _edges(axis, xy, graph, alpha=0.6)
-    _thumbnails(axis, xy, images, zoom * 0.6)
-    for here, there in pairwise(path):
-        arrow = {
-            "arrowstyle": "-|>",
-            "color": PALETTE[1],
-            "lw": 2.6,
-            "shrinkA": 14,
-            "shrinkB": 14,
-            "mutation_scale": 16,
-        }
-        arrow["connectionstyle"] = "arc3,rad=0.15"  # bent, so that the way back does not hide the way out
-        axis.annotate("", xy=xy[there], xytext=xy[here], arrowprops=arrow, zorder=4)
-    _thumbnails(axis, xy, images, zoom, nodes=dict.fromkeys(path), edge=PALETTE[1], width=2.0)
-    _thumbnails(axis, xy, images, zoom, nodes=path[:1], edge=PALETTE[0], width=3.0)
+    draw_edges(axis, xy, graph, alpha=0.6)
+    draw_thumbnails(axis, xy, images, zoom * 0.6)
+    draw_path(axis, xy, path, width=2.6, head=16, gap=14)
+    draw_thumbnails(axis, xy, images, zoom, nodes=dict.fromkeys(path), edge=PALETTE[1], width=2.0)
+    draw_thumbnails(axis, xy, images, zoom, nodes=path[:1], edge=PALETTE[0], width=3.0)
     axis.set_title(title)
     for step, node in enumerate(path):
         small = figure.add_subplot(strip[step])
         bare(small)
-        small.imshow(pixels(images[node]), interpolation="nearest")
+        small.imshow(image_array(images[node]), interpolation="nearest")
         small.set_ylabel("start" if step == 0 else f"step {step}", rotation=0, ha="right", va="center")
     return figure
 
@@ -99,7 +97,7 @@ def point_graphs(
     figure, axes = grid_of(3.3 * len(panels), 3.0, len(panels))
     for axis, (title, graph) in zip(axes[0], panels.items(), strict=True):
         bare(axis)
-        _edges(axis, xy, graph)
+        draw_edges(axis, xy, graph)
         area = np.full(len(xy), 300.0) if shares is None else 2500 * np.asarray(shares[title])
         axis.scatter(*xy.T, s=area, color=PALETTE[5], edgecolors=INK, linewidths=0.8, zorder=2)
         for node, place in enumerate(xy):

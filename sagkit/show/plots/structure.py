@@ -172,53 +172,32 @@ def tradeoff(
         )
     axis.margins(0.45, 0.15)  # room for names on either side
     axis.set(xlabel=xlabel, ylabel=ylabel)
-    bars = [(p["x"], p.get("y_low", p["y"]), p.get("y_high", p["y"])) for p in points.values()]
-    _direct_labels(axis, [(p["x"], p["y"]) for p in points.values()], list(points), bars)
+    _name_points(axis, points)
     return figure
 
 
-def _direct_labels(axis, places, names: Sequence[str], bars, size: float = 9) -> None:
-    """Names beside their points, moved up and down until no two overlap, tied to the point by a thin line if far.
+def _name_points(axis, points: Mapping[str, Mapping[str, float]]) -> None:
+    """A name near each point of `tradeoff`, clear of other names and of all intervals, tied to its point by a line."""
+    from textalloc import allocate
 
-    Args:
-        axis: that the points are on.
-        places: (x, y) of each point.
-        names: of the points.
-        bars: (x, low, high) of each point's vertical interval, which the names of others keep off where they can.
-        size: of the letters, in points.
-    """
-    figure = axis.figure
-    figure.draw_without_rendering()  # limits and layout decide where points lie on the page
-    points, low, high = (
-        axis.transData.transform(np.asarray(what, dtype=float)) * 72 / figure.dpi
-        for what in (places, [b[:2] for b in bars], [b[::2] for b in bars])
+    axis.figure.draw_without_rendering()  # limits and layout decide where points lie on the page
+    axis.set(xlim=axis.get_xlim(), ylim=axis.get_ylim())  # the lines to the names must not move them
+    x, y = ([point[key] for point in points.values()] for key in "xy")
+    wide, high = ([[p.get(f"{key}_{end}", p[key]) for end in ("low", "high")] for p in points.values()] for key in "xy")
+    allocate(
+        axis,
+        x,
+        y,
+        list(points),
+        x_scatter=x,
+        y_scatter=y,
+        x_lines=wide + [[value, value] for value in x],
+        y_lines=[[value, value] for value in y] + high,
+        textsize=9,
+        textcolor=INK,
+        linecolor=FAINT,
+        min_distance=0.02,
+        max_distance=0.1,
+        avoid_label_lines_overlap=True,
+        avoid_crossing_label_lines=True,
     )
-    box = axis.get_window_extent().extents * 72 / figure.dpi
-
-    def clear(i: int, left: float, right: float) -> bool:
-        y = points[i][1]
-        met = (left < low[:, 0]) & (low[:, 0] < right) & (low[:, 1] < y + 1.4 * size) & (y < high[:, 1])
-        return bool(box[0] < left and right < box[2] and not met.any())
-
-    taken: list[tuple[float, float, float]] = []  # left, right, middle of labels set
-    for i in sorted(range(len(names)), key=lambda i: -points[i][1]):
-        wide = 0.56 * size * len(names[i])
-        x, y = points[i]
-        right_is, left_is = clear(i, x + 5, x + wide + 12), clear(i, x - wide - 12, x - 5)
-        to_left = not right_is and (left_is or x + wide + 12 > box[2])
-        left = x - wide - 10 if to_left else x + 10
-        middle = y + 0.8 * size  # clear of the horizontal bar
-        while clash := [m for a, b, m in taken if left < b and a < left + wide and abs(m - middle) < 1.25 * size]:
-            middle = min(clash) - 1.26 * size
-        taken.append((left, left + wide, middle))
-        far = abs(middle - y) > 2.2 * size
-        axis.annotate(
-            names[i],
-            places[i],
-            (-10 if to_left else 10, middle - y),
-            textcoords="offset points",
-            fontsize=size,
-            ha="right" if to_left else "left",
-            va="center",
-            arrowprops={"arrowstyle": "-", "color": FAINT, "lw": 0.8} if far else None,
-        )

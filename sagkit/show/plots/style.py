@@ -75,18 +75,20 @@ def styled(draw):
 
 
 def grid_of(width: float, height: float, columns: int = 1, rows: int = 1, **subplots):
+    """A Picture of width x height inches, and its axes as an array (rows, columns)."""
     figure = Picture(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **subplots)
 
 
 def bare(axis) -> None:
+    """Take ticks and spines off an axis."""
     axis.set_xticks([])
     axis.set_yticks([])
     for spine in axis.spines.values():
         spine.set_visible(False)
 
 
-def pixels(image) -> np.ndarray:
+def image_array(image) -> np.ndarray:
     """One image (3, H, W), uint8 or floats in [0, 1], as matplotlib wants it: (H, W, 3)."""
     array = np.asarray(image)
     return np.moveaxis(array, 0, -1) if array.dtype == np.uint8 else np.moveaxis(array.clip(0, 1), 0, -1)
