@@ -1,9 +1,16 @@
-"""sagkit: self-supervised image embeddings whose global structure can be trusted.
+"""sagkit: VICReg with random-walk positives, and a protocol that measures the structure between classes.
 
-SAG-VICReg is VICReg plus random-walk pairing: in every batch a similarity graph is built, weighted random walks on it
-choose further positive pairs, and a weighted invariance term pulls those together.
+In every batch a similarity graph is built, weighted random walks on it choose further positive pairs, and a weighted
+invariance term pulls those together. The house:
 
-One letter, one meaning, in every signature and comment:
+    graph  walk  pairing  loss      the method, on torch alone       augment  model    views of a batch; encoders
+    data      image sets, vectors, taxonomies                        metrics  structure between classes, local quality
+    train     configuration, methods, the training loop, records     pilot    a folder of images to a report
+    show      pictures, scenes, widgets                              studies  what this repository's results are made by
+    examples  the drop-in module in other people's training loops
+
+Imports run downwards only: studies, pilot, show, train, metrics, pairing and loss, walk, then graph, data, augment and
+model (pyproject.toml, importlinter). One letter, one meaning, in every signature and comment:
 
     B  images in a batch           N  nodes of a graph, rows of a feature matrix
     F  width of features h         K  neighbours kept per node
@@ -11,26 +18,71 @@ One letter, one meaning, in every signature and comment:
     C  classes                     H, W  height and width of an image, pixels
     S  walks; a path has L + 1     P  pairs
 
-The house, in the order data flows through it; a module imports only from rows above its own:
-
-    shapes decode augment model graph hierarchy metrics timing plots   import nothing of sagkit
-    subsets      training sets made from CIFAR-100             data       every image source as one ImageSet
-    walk         random walks on a graph, and pairs            loss       the terms and their sums (walk's Pairs)
-    pairing      graph + walk, the drop-in module              controls   what walks have to be compared with
-    methods      one training objective per method             distill    DINO and I-JEPA
-    optim, checkpoint, config    what a run needs
-    evaluate     every figure of an encoder                    record     run records and stored encoders
-    trainer      the state of a run, epoch by epoch            doctor     what is wrong with a run or an embedding
-    train        fit, evaluate, record; the command line       report     tables from records
-    purity       how often walk pairs share a class            retrieve, anomaly    look-alikes and oddities
-    pilot        a folder to a report (photos: its demonstration; pilotpage, page: its HTML)
-    examples     the drop-in module in other people's loops
-
-Importing sagkit loads torch and jaxtyping's annotations, nothing else.
+Importing sagkit loads nothing; the names below load torch and jaxtyping when they are first asked for, and
+`load_encoder` what it takes to read a file.
 """
 
-from sagkit.loss import sag_vicreg_loss, vicreg_loss, walk_term
-from sagkit.pairing import WalkPairing
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sagkit.loss import sag_vicreg_loss, vicreg_loss, walk_term
+    from sagkit.pairing import WalkPairing
+    from sagkit.train.record import load_encoder
 
 __version__ = "0.1.0"
-__all__ = ["WalkPairing", "sag_vicreg_loss", "vicreg_loss", "walk_term"]
+__all__ = ["WalkPairing", "load_encoder", "sag_vicreg_loss", "vicreg_loss", "walk_term"]
+
+# `sagkit report` and `sagkit assess` are found here; as modules of their own they would stand
+# among the files of the method.
+__path__.append(str(Path(__file__).parent / "studies" / "dash_m"))
+
+
+def lazily(package: str, homes: Mapping[str, str], extra: str = "train") -> Callable[[str], Any]:
+    """The `__getattr__` of a package (PEP 562) that loads the home of a name when the name is first asked for.
+
+    Args:
+        package: its `__name__`.
+        homes: module by name; `package.name` itself for a name that is a module of the package.
+        extra: of pyproject.toml, which brings what those modules import.
+
+    Raises:
+        AttributeError: by the function returned, for a name that is not in `homes`.
+        ModuleNotFoundError: likewise, for a package that is not installed; says how to install it.
+    """
+
+    def __getattr__(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        try:
+            module = import_module(homes[name])
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(f"{package}.{name}: {remedy(error, extra)}", name=error.name) from None
+        return module if homes[name] == f"{package}.{name}" else getattr(module, name)
+
+    return __getattr__
+
+
+def remedy(error: ModuleNotFoundError, extra: str) -> str:
+    """What to do about a package that is not installed, in one line."""
+    return f"{error.name} is not installed: pip install 'sagkit[{extra}]'"
+
+
+_HOMES = {
+    **{name: f"sagkit.{name}" for name in ("graph", "walk", "pairing", "loss", "augment", "model")},
+    **{name: f"sagkit.{name}" for name in ("data", "metrics", "train", "pilot", "show", "studies")},
+    "WalkPairing": "sagkit.pairing",
+    "load_encoder": "sagkit.train.record",
+    "sag_vicreg_loss": "sagkit.loss",
+    "vicreg_loss": "sagkit.loss",
+    "walk_term": "sagkit.loss",
+}
+__getattr__ = lazily(__name__, _HOMES)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

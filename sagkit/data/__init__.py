@@ -4,7 +4,7 @@
 known tree; `taxonomy` says how far apart two classes are.
 """
 
-from importlib import import_module
+from sagkit import lazily
 
 _HOME = {  # loaded when first asked for: a command that needs one room does not wait for the others
     "ImageSet": "sagkit.data.load",
@@ -17,9 +17,4 @@ _HOME = {  # loaded when first asked for: a command that needs one room does not
     "validation_split": "sagkit.data.load",
 }
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str):
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazily(__name__, _HOME)

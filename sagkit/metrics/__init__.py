@@ -5,7 +5,7 @@
 pairs, and `evaluate` is all of it for one encoder.
 """
 
-from importlib import import_module
+from sagkit import lazily
 
 _HOME = {  # loaded when first asked for: a command that needs one room does not wait for the others
     "Index": "sagkit.metrics.local",
@@ -18,9 +18,4 @@ _HOME = {  # loaded when first asked for: a command that needs one room does not
     "structure_score": "sagkit.metrics.labelfree",
 }
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str):
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazily(__name__, _HOME)

@@ -4,7 +4,7 @@
 `anomaly` answer the first questions, `page` is the HTML report, and `assess` judges any embedding.
 """
 
-from importlib import import_module
+from sagkit import lazily
 
 _HOME = {  # loaded when first asked for: a command that needs one room does not wait for the others
     "Index": "sagkit.metrics.local",
@@ -16,9 +16,4 @@ _HOME = {  # loaded when first asked for: a command that needs one room does not
     "save_embedding": "sagkit.pilot.search",
 }
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str):
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazily(__name__, _HOME, extra="pilot")

@@ -1,5 +1,7 @@
 """`python -m sagkit.pilot`: the command `sagkit pilot`."""
 
-from sagkit.pilot.run import main
+import sys
 
-main()
+from sagkit.__main__ import main
+
+main(["pilot", *sys.argv[1:]])

@@ -8,7 +8,7 @@ but linkages. [K]
 ----
 Assess any embedding: one table and one picture for an array, a file of features, a published or a trained network.
 
-    python -m sagkit.assess WHAT [WHAT ...] --data cifar100 --out runs/assess
+    sagkit assess features.npz random:resnet10-w16 pixels --data cifar100 --out runs/assess
 
     WHAT    x.npz          `features` (N, F) of the test images in order; or of any images, with `labels` (N,) and, for
                            classes of your own, `distances` (C, C); further `bank` (M, F) and `bank_labels` (M,),
@@ -27,6 +27,7 @@ random projections of the images. [K]
 from __future__ import annotations
 
 import zipfile
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -214,7 +215,7 @@ def row(one: Assessment) -> dict[str, str]:
 
 
 def recorded(record: dict) -> list[Assessment]:
-    """The assessments of a record of `python -m sagkit.assess`, without scenes."""
+    """The assessments of a record of `sagkit assess`, without scenes."""
     known = [{key: value for key, value in row["metrics"].items() if value is not None} for row in record["rows"]]
     return [Assessment(row["name"], f, row["verdict"], {}) for row, f in zip(record["rows"], known, strict=True)]
 
@@ -403,15 +404,12 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     if not what:
-        raise SystemExit("sagkit.assess: nothing to assess: give pixels, timm:NAME, random:NAME, .npz or .safetensors")
-    command = command_line("sagkit.assess")
+        raise ArgumentTypeError("nothing to assess: give pixels, timm:NAME, random:NAME, .npz or .safetensors")
+    command = command_line("assess")
     record = {"command": command, "data": data, "seed": seed, "resamplings": resamplings, **provenance()}
     folder, found, rows = Path(out) / Path(data).stem, [], []
     for one in what:
-        try:
-            given = assess(one, data, probe=probe, resamplings=resamplings, results=results, seed=seed)
-        except ValueError as error:
-            raise SystemExit(f"sagkit.assess: {error}") from None
+        given = assess(one, data, probe=probe, resamplings=resamplings, results=results, seed=seed)
         found.append(given)
         figures = {key: round(float(v), 5) if np.isfinite(v) else None for key, v in given.figures.items()}
         rows.append({"what": one, "name": given.name, "verdict": given.verdict, "metrics": figures})
@@ -432,9 +430,3 @@ def _short(what: str) -> str:
 def file_name(what: str) -> str:
     """A file name for a thing: its path without suffix and folders' separators."""
     return str(what).removesuffix(".npz").removesuffix(".safetensors").strip("./").replace("/", "_").replace(":", "_")
-
-
-if __name__ == "__main__":
-    import tyro
-
-    tyro.cli(main, prog="python -m sagkit.assess")

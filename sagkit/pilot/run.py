@@ -1,7 +1,7 @@
 """A folder of images, without labels, to a first answer in an afternoon: structure, look-alikes, oddities, cost.
 
-    python -m sagkit.pilot FOLDER --out OUT [--minutes 10] [--encoder PATH | timm:NAME]
-    python -m sagkit.pilot --demo --out OUT
+    sagkit pilot my/photos --out runs/pilot --minutes 10
+    sagkit pilot --demo --out runs/pilot
 
     broken files, near duplicates -> estimate -> SAG-VICReg -> embedding.npz -> neighbours, anomalies -> report.html
 
@@ -11,9 +11,9 @@ whole as soon as it is known, so that a later failure costs only what comes afte
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import warnings
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 import torch
@@ -34,6 +34,7 @@ from sagkit.train.record import load_encoder, write_text
 from sagkit.train.timing import Stopwatch
 
 LEAST_IMAGES = 32
+MINUTES = 10.0  # of training, unless told
 STRUCTURE_IMAGES, RESAMPLINGS = 1000, 200  # behind the label-free score and its interval
 SHOWN = 12  # neighbours stored for each image
 
@@ -141,7 +142,7 @@ def pilot(
     size: int | None = None,
     odd_class: str | None = None,
     encoder: str | None = None,
-    minutes: float = 10.0,
+    minutes: float = MINUTES,
     epochs: int | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -186,31 +187,35 @@ def pilot(
     return found
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m sagkit.pilot", description=__doc__.splitlines()[0])
-    parser.add_argument("folder", nargs="?", help="folder of images, at any depth")
-    parser.add_argument("--demo", action="store_true", help="crops of bundled photographs in place of a folder")
-    parser.add_argument("--out", required=True, help="folder for the report and all that was computed")
-    parser.add_argument("--minutes", type=float, default=10.0, help="training time to aim for")
-    parser.add_argument("--epochs", type=int, help="train so many epochs instead")
-    parser.add_argument("--encoder", help="start from a stored encoder, or timm:NAME (its weights need a network)")
-    parser.add_argument("--size", type=int, help="pixels the images are scaled to (64, or 32 for small ones)")
-    parser.add_argument("--odd-class", help="class folder of known anomalies, for AUROC")
-    parser.add_argument("--seed", type=int, default=0)
-    given = vars(parser.parse_args(arguments))
-    demo, folder = given.pop("demo"), given.pop("folder")
-    if demo == (folder is not None):
-        parser.error("give a folder of images, or --demo")
-    try:
-        if demo:
-            check_writable(Path(given["out"]))
-            folder = make_photo_folder(Path(given["out"]) / "photos", seed=given["seed"])
-            given["odd_class"] = ODD
-        pilot(folder, **given)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"sagkit.pilot: {error}") from None
+def main(
+    folder: str = "",
+    /,
+    *,
+    out: str,
+    demo: bool = False,
+    minutes: float = MINUTES,
+    epochs: int | None = None,
+    encoder: str | None = None,
+    size: int | None = None,
+    odd_class: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Look through a folder of images: an encoder trained on it, look-alikes, anomalies, and a report.
 
-
-if __name__ == "__main__":
-    main()
+    Args:
+        folder: folder of images, at any depth.
+        out: folder for the report and all that was computed.
+        demo: crops of bundled photographs in place of a folder.
+        minutes: training time to aim for.
+        epochs: train so many epochs instead.
+        encoder: start from a stored encoder, or timm:NAME (its weights need a network).
+        size: pixels the images are scaled to (64, or 32 for small ones).
+        odd_class: class folder of known anomalies, for AUROC.
+        seed: of weights, order, views, walks and samples.
+    """
+    if demo == bool(folder):
+        raise ArgumentTypeError("give a folder of images, or --demo")
+    if demo:
+        check_writable(Path(out))
+        folder, odd_class = str(make_photo_folder(Path(out) / "photos", seed=seed)), ODD
+    pilot(folder, out, size, odd_class, encoder, minutes, epochs, seed)

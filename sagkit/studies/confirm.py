@@ -1,6 +1,6 @@
 """Does a tuned setting hold up? Settings of finished studies, trained on fresh seeds and evaluated on test images.
 
-    python -m sagkit.confirm --studies figures/results/tune/A.json figures/results/tune/B.json --seeds 3 --out NAME.json
+    sagkit study confirm --studies figures/results/tune/A.json figures/results/tune/B.json --seeds 3 --out NAME.json
 
     roles:  default, vicreg (alpha 0), the label-free choice of each study, and the trial that labels would have chosen
 
@@ -33,14 +33,14 @@ def roles(studies: Sequence[dict], score: str = "spearman_pairs") -> dict[str, d
     """Setting by role: the named trials, each study's label-free choice, and the largest `score` over all studies.
 
     Args:
-        studies: records of `sagkit.tune` that share everything but the search.
+        studies: records of `sagkit study tune` that share everything but the search.
         score: what labels choose by.
 
     Raises:
         ValueError: for no study, two of one name, studies of different base settings, or one without that score.
     """
     if not studies:
-        raise ValueError("no study is given: make one with python -m sagkit.tune")
+        raise ValueError("no study is given: make one with sagkit study tune")
     if len({study["study"] for study in studies}) < len(studies):
         raise ValueError(f"studies {', '.join(s['study'] for s in studies)}: two of one name, rename one's record")
     first, found, known = studies[0], {}, []
@@ -119,22 +119,13 @@ def main(studies: tuple[Path, ...], out: Path, seeds: int = 3, work_folder: Path
     """Train the settings that studies chose on fresh seeds; the same command goes on where it stopped.
 
     Args:
-        studies: records of sagkit.tune, .json.
+        studies: records of `sagkit study tune`, .json.
         out: record to write, .json.
         seeds: per setting.
         work_folder: for run records and checkpoints.
     """
-    try:
-        found = confirm([json.loads(path.read_text()) for path in studies], out, work_folder / out.stem, seeds)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"sagkit.confirm: {error}") from None
+    found = confirm([json.loads(path.read_text()) for path in studies], out, work_folder / out.stem, seeds)
     for role, values in differences_by_role(found).items():
         over = Summary.over(values).show(percent=False, signed=True)
         print(role.ljust(36), over.ljust(16), *(f"{value:+.4f}" for value in values))
     print(f"Spearman minus the default's: mean, 95 % t-interval of each role alone, and by seed; record: {out}")
-
-
-if __name__ == "__main__":
-    import tyro
-
-    tyro.cli(main, prog="python -m sagkit.confirm")

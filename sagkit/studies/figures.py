@@ -1,6 +1,6 @@
 """The pictures for a talk, written anew by one command: vector and PNG, one style.
 
-    python -m sagkit.figures --out figures/talk
+    sagkit study figures --out figures/talk
 
 Images are the procedural `shapes`, features the first 32 principal components of their pixels, so that the command
 needs neither a download nor a training; figures about CIFAR-100 are read from the committed records. [K]
@@ -104,7 +104,7 @@ def controls_picture(results: Path, profile: str = "gpu-minute") -> plots.Pictur
 
 
 def main(out: Path = Path("figures/talk"), results: Path = Path("figures/results")) -> None:
-    """Write every picture of the talk as SVG and PNG.
+    """Write the pictures for a talk as SVG and PNG.
 
     Args:
         out: folder to write to.
@@ -124,9 +124,3 @@ def main(out: Path = Path("figures/talk"), results: Path = Path("figures/results
         if picture is not None:
             plots.save(picture, out / name)
             print(f"{out / name}.svg and .png")
-
-
-if __name__ == "__main__":
-    import tyro
-
-    tyro.cli(main)

@@ -1,6 +1,6 @@
-"""A ledger of runs: a text file of `sagkit.train` command lines, worked off in order, several at once, each run once.
+"""A ledger of runs: a text file of `sagkit train` command lines, worked off in order, several at once, each run once.
 
-    python -m sagkit.ledger plan.txt --jobs 2
+    sagkit study ledger plan.txt --jobs 2
 
     --profile tour --method vicreg --keep-at 4              # one run a line; then a branch of it
     --profile tour --method sag-vicreg --walk-start 0.5 --trunk runs/tour/shapes/vicreg-seed0.epoch4.safetensors
@@ -35,7 +35,7 @@ def read_plan(path: str | Path) -> list[Config]:
 
     Raises:
         OSError: where there is no such file.
-        ValueError: for a line that is no command line of `sagkit.train`, by its number, or a run that stands twice.
+        ValueError: for a line that is no command line of `sagkit train`, by its number, or a run that stands twice.
     """
     plan: dict[tuple, Config] = {}
     for number, line in enumerate(Path(path).read_text().splitlines(), 1):
@@ -111,26 +111,18 @@ def _run(config: Config, train: ImageSet, queries: ImageSet) -> str:
 
 
 def main(plan: str, /, jobs: int = 1) -> None:
-    """Work off a plan of runs.
+    """Run a plan of trainings, several at once, each once.
 
     Args:
-        plan: text file, one run a line: the flags of `python -m sagkit.train`.
+        plan: text file, one run a line: the flags of `sagkit train`.
         jobs: runs at once.
     """
     try:
         failed = work_off(read_plan(plan), jobs)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"sagkit.ledger: {error}") from None
     except BrokenProcessPool:
-        raise SystemExit(
-            "sagkit.ledger: a run was ended from outside, as when memory runs out: start again with fewer --jobs; "
+        raise ChildProcessError(
+            "a run was ended from outside, as when memory runs out: start again with fewer --jobs; "
             "what is finished is kept, and the rest goes on from its last epoch"
         ) from None
     if failed:
-        raise SystemExit(f"sagkit.ledger: {len(failed)} runs failed: mend them and start again, the others are done")
-
-
-if __name__ == "__main__":
-    import tyro
-
-    tyro.cli(main, prog="python -m sagkit.ledger")
+        raise ChildProcessError(f"{len(failed)} runs failed: mend them and start again, the others are done")

@@ -4,7 +4,7 @@
     AUROC     of k-th neighbour, Mahalanobis and walk scores, the fifth's images being the anomalies; 0.5 is chance
     search    share of a query's ten nearest of the bank with its class (chance 0.05) or superclass (chance 0.25)
 
-    python -m sagkit.line --threads 1           the table, figures/results/line/cifar100.json
+    sagkit study line --threads 1           the table, figures/results/line/cifar100.json
 
 Source: [K] all of it. Twenty draws of (four, fifth), so that the figure does not hang on one choice: over a random
 order of the superclasses that a seed fixes, each is the fifth once and among the four four times. The stored encoders
@@ -185,11 +185,11 @@ def main(
     seed: int = 0,
     threads: int = 0,
 ) -> None:
-    """Make the CIFAR-100 line table and its record, which is written after each encoder and continued if interrupted.
+    """Judge stored encoders on a line of parts with anomalies; the same command goes on where it stopped.
 
     Args:
         results: folder of run records with stored encoders.
-        out: the record to write; rows in it of the same results, bank, draws and commit are kept.
+        out: the record, written after each encoder; rows in it of the same results, bank, draws and commit are kept.
         names: which embeddings: method, method-variant, or raw-pixels.
         draws: of (four superclasses, a fifth), 1 to 20.
         per_class: training images of each class that make the bank, the first ones, 1 to 500.
@@ -198,11 +198,8 @@ def main(
     """
     if threads:
         torch.set_num_threads(threads)
-    try:
-        drawn = lines(draws, seed=seed)
-        train, test = first_of_each(load_images("cifar100", "train"), per_class), load_images("cifar100", "test")
-    except ValueError as error:
-        raise SystemExit(f"sagkit.line: {error}") from None
+    drawn = lines(draws, seed=seed)
+    train, test = first_of_each(load_images("cifar100", "train"), per_class), load_images("cifar100", "test")
     now, stored = provenance(), encoders(results, names)
     if absent := [name for name in names if name not in {of for of, _ in stored}]:
         print(f"no stored encoder of {', '.join(absent)} in {results}: left out")
@@ -216,13 +213,8 @@ def main(
         scores = tuple(SCORES) if path else ("neighbours", "walks")  # no covariance of 3,072 pixels
         found = judge_lines(load_encoder(path) if path else nn.Flatten(), train, test, drawn, scores)
         rows.append({"encoder": name, "seed": of, "lines": found})
-        write_record(Path(out), {"command": command_line("sagkit.line"), **settings, **now, "rows": rows})
+        write_record(Path(out), {"command": command_line("study line"), **settings, **now, "rows": rows})
         means = ", ".join(f"{key} {np.mean([figures[key] for figures in found]):.3f}" for key in found[0])
         print(f"{name} seed {of}: {means}", flush=True)
     print(to_markdown(line_table({"rows": rows})))
 
-
-if __name__ == "__main__":
-    import tyro
-
-    tyro.cli(main, prog="python -m sagkit.line")

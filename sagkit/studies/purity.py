@@ -162,7 +162,7 @@ def main(
     seed: int = 0,
     threads: int = 0,
 ) -> None:
-    """Make the CIFAR-100 purity table and its record.
+    """Measure how often a walk's pairs share a class, by scope, kernel, K and L, and store the record.
 
     Args:
         encoder: stored encoder beside a run record.
@@ -192,15 +192,10 @@ def main(
         every = scope == "dataset"
         rows += scope_rows(scope, nodes, 1 if every else walks, seed, CONFIDENT if every else (1.0,))
     chance = {scope: chance_of(nodes) for scope, nodes in scopes.items()}
-    command = command_line("sagkit.purity")
+    command = command_line("study purity")
     settings = {"batches": batches, "batch_size": batch_size, "queue": queue, "walks": walks, "view_size": view_size}
     made = {"command": command, "encoder": encoder, "data": "cifar100", "seed": seed, "temperature": 0.1, **settings}
     write_record(Path(out), made | {"chance": chance, **provenance(), "rows": rows})
     plain, weighted = purity_table(rows), purity_table(rows, "weighted")
     print(f"plain, per cent\n\n{plain}\n\nweighted by confidence, per cent\n\n{weighted}")
 
-
-if __name__ == "__main__":
-    import tyro
-
-    tyro.cli(main, prog="python -m sagkit.purity")

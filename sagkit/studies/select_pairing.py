@@ -62,7 +62,7 @@ def selection_of(records: list[dict]) -> dict:
         "fields": fields,
         "flags": shlex.join(spelled(fields)),
         "validation": {"entry": _shown(best), "vicreg": _shown(plain)},
-        "command": command_line("sagkit.entry"),
+        "command": command_line("study select-pairing"),
         **provenance(),
     }
 
@@ -75,10 +75,7 @@ def main(results: str = "figures/results", profile: str = "search", data: str = 
         profile: of the search.
         data: training set of the search.
     """
-    try:
-        entry = selection_of(groups(read_records(results)).get((profile, data), []))
-    except ValueError as error:
-        raise SystemExit(f"sagkit.entry: {error}") from None
+    entry = selection_of(groups(read_records(results)).get((profile, data), []))
     name = "entry" if profile == "search" else f"entry-{profile}"
     write_text(Path(results) / f"{name}.json", json.dumps(entry, indent=1) + "\n")
     settings = f"--method {entry['method']} --variant {entry['variant']} {entry['flags']}"
@@ -95,8 +92,3 @@ def _walks(records: list[dict], plain: dict[int, dict]) -> list[dict]:
 def _shown(record: dict) -> dict[str, float]:
     return {name: record["metrics"][name] for name in KEPT_METRICS}
 
-
-if __name__ == "__main__":
-    import tyro
-
-    tyro.cli(main, prog="python -m sagkit.entry")

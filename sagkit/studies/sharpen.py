@@ -2,7 +2,7 @@
 
     h - mean = U S V'   ->   U S^p        p = 1 as trained, 0 every axis alike, above 1 the large axes larger
 
-    python -m sagkit.sharpen --profile gpu-minute      record: figures/results/sharpen/gpu-minute.json
+    sagkit study sharpen --profile gpu-minute      record: figures/results/sharpen/gpu-minute.json
 
 Rank correlation with a semantic reference depends on few large axes, and a larger weight on them raises it without any
 training, at a cost in kNN. So this is the control for every pairing that pulls neighbours together: a gain that is only
@@ -125,11 +125,8 @@ def main(
     """
     if threads:
         torch.set_num_threads(threads)
-    try:
-        stored, split, queries, distances = open_rows(results, profile, train_set, baseline)
-        bank = load_images(train_set, "train" if split == "test" else "fit")
-    except ValueError as error:
-        raise SystemExit(f"sagkit.sharpen: {error}") from None
+    stored, split, queries, distances = open_rows(results, profile, train_set, baseline)
+    bank = load_images(train_set, "train" if split == "test" else "fit")
     bank = bank.subset(torch.randperm(len(bank), generator=torch.Generator().manual_seed(0))[:BANK])
     rows = {
         name: {
@@ -139,12 +136,7 @@ def main(
         for name, paths in stored.items()
     }
     about = {"profile": profile, "data": train_set, "evaluated_on": split, "baseline": baseline, "bank": len(bank)}
-    record = {"command": command_line("sagkit.sharpen"), **about, **provenance(), "powers": POWERS, "rows": rows}
+    record = {"command": command_line("study sharpen"), **about, **provenance(), "powers": POWERS, "rows": rows}
     write_record(Path(results) / f"sharpen/{profile}.json", record)
     print(to_markdown(sharpen_table(record)))
 
-
-if __name__ == "__main__":
-    import tyro
-
-    tyro.cli(main, prog="python -m sagkit.sharpen")

@@ -2,10 +2,10 @@
 ----
 Tables from run records: mean and spread over seeds, one row per method and variant.
 
-    python -m sagkit.report                          print every table
-    python -m sagkit.report --cost                   and what each row cost to train; --images, --batch, --price
-    python -m sagkit.report --write README.md        and set the tables between that file's marks
-    python -m sagkit.report --reevaluate             first rewrite the metrics of records with a stored encoder
+    sagkit report                          print every table
+    sagkit report --cost                   and what each row cost to train; --images, --batch, --price
+    sagkit report --write README.md        and set the tables between that file's marks
+    sagkit report --reevaluate             first rewrite the metrics of records with a stored encoder
     ... --reevaluate --resamplings 1000              and give those that left them out their probes and intervals
 
 Intervals are Student's t over seeds at 95 %, given from three seeds on; they speak of these classes only. [K]
@@ -137,7 +137,7 @@ def render_paired(profile: str, train_set: str, baseline: str, records: list[dic
 def _records_of(profile: str, train_set: str, records: list[dict]) -> list[dict]:
     if chosen := groups(records).get((profile, train_set)):
         return chosen
-    raise ValueError(f"no records of profile {profile!r} on {train_set!r}: run python -m sagkit.train first")
+    raise ValueError(f"no records of profile {profile!r} on {train_set!r}: run sagkit train first")
 
 
 def fill(text: str, records: list[dict], results: str | Path) -> str:
@@ -228,7 +228,7 @@ def main(
     """
     records = read_records(results)
     if not records:
-        raise SystemExit(f"sagkit.report: no run records under {results}: run python -m sagkit.train first")
+        raise FileNotFoundError(f"no run records under {results}: run sagkit train first")
     if reevaluate:
         rewrite_metrics(records, probe=probe, resamplings=resamplings)
         records = read_records(results)
@@ -239,9 +239,3 @@ def main(
             print(f"{to_markdown(costs(rows))}\n\n{extrapolated(rows, images, batch, price)}\n")
     if write:
         write_text(write, fill(Path(write).read_text(), records, results))
-
-
-if __name__ == "__main__":
-    import tyro
-
-    tyro.cli(main, prog="python -m sagkit.report")

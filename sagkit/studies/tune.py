@@ -420,7 +420,7 @@ def main(
 
     Args:
         study: record to write, without its .json; journal and trials lie under the work folder by its last name.
-        data: image set, see sagkit.train; its validation split judges.
+        data: image set, see `sagkit train --help`; its validation split judges.
         profile: budget of a trial.
         method: one that walks.
         trials: of the whole study, the default setting and VICReg included.
@@ -436,20 +436,12 @@ def main(
     """
     given = {name: value for name, value in (("epochs", epochs), ("encoder", encoder)) if value is not None}
     quick = {"split": "fit", "probe": False, "resamplings": 0, "readout_every": 0, "seed": seed, "threads": threads}
-    try:
-        base = configure(method, profile, data=data, **quick, **given)
-        record = Path(study).with_name(f"{Path(study).name}.json")
-        search = Search(base, Path(work_folder) / Path(study).name, seed, cost, sampler=sampler)
-        found = tune(search, record, trials, minutes, workers)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"sagkit.tune: {error}") from None
+    base = configure(method, profile, data=data, **quick, **given)
+    record = Path(study).with_name(f"{Path(study).name}.json")
+    search = Search(base, Path(work_folder) / Path(study).name, seed, cost, sampler=sampler)
+    found = tune(search, record, trials, minutes, workers)
     for row in found["trials"]:
         mark = "*" if row["slot"] == found["chosen"] else " "
         print(mark, row["name"].ljust(9), row["state"].ljust(8), row.get("label_free", "-"), row["params"])
     print(f"record: {record}" + (f"; regret {found['regret']} in Spearman" if "regret" in found else ""))
 
-
-if __name__ == "__main__":
-    import tyro
-
-    tyro.cli(main, prog="python -m sagkit.tune")

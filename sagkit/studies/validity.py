@@ -2,8 +2,8 @@
 
     validity of a score = Spearman, over the embeddings of a zoo, of the score with the primary semantic score
 
-    python -m sagkit.validity --data cifar100
-    python -m sagkit.validity --data shapes --train-sets shapes cifar100 --design "clean, changed: distances"
+    sagkit study validity --data cifar100
+    sagkit study validity --data shapes --train-sets shapes cifar100 --design "clean, changed: distances"
 
 Every score sees images and features, never labels. Designs (views x statistic) are chosen on one half of the zoo and on
 validation images, and judged on the other half and on test images against the literature's scores; halves are drawn
@@ -201,7 +201,7 @@ def main(
     seed: int = 0,
     threads: int = 0,
 ) -> None:
-    """Judge every embedding of the zoo and write the study's record.
+    """Ask whether a label-free score orders embeddings as their semantic scores do, and store the record.
 
     Args:
         data: images that embeddings are judged on, with classes and a semantic reference.
@@ -214,7 +214,7 @@ def main(
         threads: of torch; 0 leaves its default.
     """
     if design and design not in DESIGNS:
-        raise SystemExit(f"sagkit.validity: no design {design!r}: choose one of {', '.join(DESIGNS)}")
+        raise ValueError(f"no design {design!r}: choose one of {', '.join(DESIGNS)}")
     if threads:
         torch.set_num_threads(threads)
     splits = {split: prepare(load_images(data, split), data, n, seed) for split in ("val", "test")}
@@ -232,15 +232,9 @@ def main(
         write_record(kept, row)
         rows.append(row)
         print(f"{len(rows):3d} of {len(members)}  {row['test']['semantic']:+.4f}  {member.name}", flush=True)
-    command = command_line("sagkit.validity")
+    command = command_line("study validity")
     record = {"command": command, "data": data, "n": n, "seed": seed, **provenance()}
     record |= {"design": design} if design else {}
     record["rows"] = rows
     write_record(Path(results) / f"validity/{data}.json", record)
     print(summary(record))
-
-
-if __name__ == "__main__":
-    import tyro
-
-    tyro.cli(main, prog="python -m sagkit.validity")

@@ -1,6 +1,6 @@
 """Two rows of a table against each other, over seeds *and* classes: is the difference more than chance in either?
 
-    python -m sagkit.versus --profile tuned     every trained row with stored encoders minus VICReg
+    sagkit study versus --profile tuned     every trained row with stored encoders minus VICReg
 
 Run records hold the spread over seeds; another hundred classes would move a score, too. Here the stored encoders of
 both rows are scored on the same image pairs, and the interval resamples seeds and classes, the same classes for both
@@ -153,18 +153,10 @@ def main(
     """
     if threads:
         torch.set_num_threads(threads)
-    try:
-        stored, split, images, distances = open_rows(results, profile, train_set, baseline)
-        rows = versus(stored, images, distances, baseline, bootstrap)
-    except ValueError as error:
-        raise SystemExit(f"sagkit.versus: {error}") from None
+    stored, split, images, distances = open_rows(results, profile, train_set, baseline)
+    rows = versus(stored, images, distances, baseline, bootstrap)
     about = {"profile": profile, "data": train_set, "evaluated_on": split, "baseline": baseline, "bootstrap": bootstrap}
-    record = {"command": command_line("sagkit.versus"), **about, **provenance(), "rows": rows}
+    record = {"command": command_line("study versus"), **about, **provenance(), "rows": rows}
     write_record(Path(results) / f"versus/{profile}.json", record)
     print(to_markdown(versus_table(record)))
 
-
-if __name__ == "__main__":
-    import tyro
-
-    tyro.cli(main, prog="python -m sagkit.versus")

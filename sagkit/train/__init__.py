@@ -4,7 +4,7 @@
 pairings without walks, `trainer` the loop, `record` what is kept of a run, `doctor` what is wrong with one.
 """
 
-from importlib import import_module
+from sagkit import lazily
 
 _HOME = {  # loaded when first asked for: a command that needs one room does not wait for the others
     "Config": "sagkit.train.config",
@@ -15,9 +15,4 @@ _HOME = {  # loaded when first asked for: a command that needs one room does not
     "stored_run": "sagkit.train.trainer",
 }
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str):
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazily(__name__, _HOME)

@@ -3,7 +3,7 @@
     spread          rms distance of the features from their mean / rms length of the features
     effective rank  exp(entropy of the covariance's eigenvalues, scaled to sum 1)          [R: RankMe, on eigenvalues]
 
-    python -m sagkit.doctor RECORD.json | EMBEDDING.npz
+    sagkit doctor runs/pilot/embedding.npz
 
 Source: [R] VICReg's own account of collapse: variance term at 1, covariance and invariance at 0; RankMe takes singular
 values where this takes their squares; [K] the thresholds, set between what trained, untrained and broken networks of
@@ -13,7 +13,6 @@ to 3. They tell where to look closer and belong in no table.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -183,11 +182,12 @@ def tell(diagnoses: Sequence[Diagnosis]) -> str:
     return "\n".join(lines) or "nothing found that looks wrong"
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Command line: judge a run record or an embedding."""
-    parser = argparse.ArgumentParser(prog="python -m sagkit.doctor", description=__doc__.splitlines()[0])
-    parser.add_argument("path", type=Path, help="a run record (.json), or an embedding (.npz with `features`)")
-    path = parser.parse_args(arguments).path
+def main(path: Path, /) -> None:
+    """Say what is wrong with a run or an embedding, by which number, and what to try.
+
+    Args:
+        path: a run record (.json), or an embedding (.npz with `features`).
+    """
     try:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
@@ -198,9 +198,5 @@ def main(arguments: list[str] | None = None) -> None:
             if record["method"] == "sag-vicreg" and record["config"]["scope"] == "batch":
                 found += examine_settings(record["config"]["batch_size"], record["config"]["k"])
     except (OSError, KeyError, ValueError) as error:
-        raise SystemExit(f"sagkit.doctor: {path} is no run record or embedding ({error})") from None
+        raise ValueError(f"{path} is no run record or embedding ({error})") from None
     print(tell(found))
-
-
-if __name__ == "__main__":
-    main()

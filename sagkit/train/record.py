@@ -10,7 +10,7 @@ Run records: one JSON file per finished run, from which every published number i
     figures/results/<profile>/<train_set>/<method>[-<variant>]-seed<N>.json    and, for laptop, .safetensors beside it
 
 The encoder beside a record is float16 and the record's metrics are those of that very file, so that
-`python -m sagkit.report --reevaluate` finds the same numbers. [K]
+`sagkit report --reevaluate` finds the same numbers. [K]
 """
 
 from __future__ import annotations
@@ -147,9 +147,11 @@ def snapshot_path(path: Path, epoch: int) -> Path:
     return path.with_name(f"{path.stem}.epoch{epoch}.safetensors")
 
 
-def command_line(module: str) -> str:
-    """The command that runs now, of a module's command line, as it can be pasted into a shell."""
-    return shlex.join(["python", "-m", module, *sys.argv[1:]])
+def command_line(command: str) -> str:
+    """The command line that runs now, of a command of `sagkit`, as it can be pasted into a shell."""
+    name, words = command.split(), sys.argv[1:]
+    given = words[len(name) :] if words[: len(name)] == name else words  # `python -m sagkit.assess` names none
+    return shlex.join(["sagkit", *name, *given])
 
 
 def write_record(path: Path, record: dict) -> None:

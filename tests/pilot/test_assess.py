@@ -8,6 +8,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
+from sagkit.__main__ import main as sagkit
 from sagkit.data.load import load_images, make_shapes
 from sagkit.data.taxonomy import class_distances
 from sagkit.metrics.evaluate import evaluate, labelled, references
@@ -217,8 +218,8 @@ def test_the_command_writes_records_pictures_and_prints_a_table(tmp_path, capsys
     assert [line.split(" |")[0] for line in said] == ["| embedding", "| ---", "| colours", "| random:resnet10-w4"]
     assert summary(record).splitlines()[:4] == said  # the record holds what was printed
     assert read_records(tmp_path) == []  # and is no run record, whatever was assessed
-    with pytest.raises(SystemExit, match="cannot assess 'nothing'"):
-        main(("nothing",), data="shapes", out=str(tmp_path))
+    with pytest.raises(SystemExit, match=r"^sagkit assess: cannot assess 'nothing'"):
+        sagkit(["assess", "nothing", "--data", "shapes", "--out", str(tmp_path)])
 
 
 def test_a_record_shows_intervals_what_was_not_measured_and_where_it_comes_from():

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from scipy.spatial.distance import cdist
 
+from sagkit.__main__ import main as sagkit
 from sagkit.data.load import load_images, make_shapes
 from sagkit.metrics.evaluate import label_free
 from sagkit.model import extract_features, make_encoder
@@ -22,7 +23,7 @@ from sagkit.pilot.budget import seconds_per_epoch, settings
 from sagkit.pilot.duplicates import near_duplicates
 from sagkit.pilot.page import page, picture, strip, table
 from sagkit.pilot.photos import ODD, make_photo_folder
-from sagkit.pilot.run import main, pilot
+from sagkit.pilot.run import pilot
 from sagkit.pilot.search import load_embedding
 from sagkit.train import record
 from sagkit.train.record import load_encoder, save_encoder
@@ -167,7 +168,7 @@ def test_with_an_encoder_nothing_is_trained_and_a_flat_folder_has_no_scores_by_l
 )
 def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path, folder, arguments, words):
     with pytest.raises(SystemExit, match=rf"^sagkit.pilot: .*{words}") as stopped:
-        main([str(folder), "--out", str(tmp_path / "out"), *arguments])
+        sagkit(["pilot", str(folder), "--out", str(tmp_path / "out"), *arguments])
     assert "\n" not in str(stopped.value)
 
 
@@ -176,16 +177,16 @@ def test_too_few_images_and_an_output_that_cannot_be_written_are_refused_at_once
     one.mkdir()
     Image.new("RGB", (8, 8)).save(one / "a.png")
     with pytest.raises(SystemExit, match="1 readable image"):
-        main([str(one), "--out", str(tmp_path / "out")])
+        sagkit(["pilot", str(one), "--out", str(tmp_path / "out")])
     for i in range(5):
         Image.new("RGB", (8, 8)).save(one / f"{i}.png")
     with pytest.raises(SystemExit, match="6 readable images: a pilot needs 32 or more"):
-        main([str(one), "--out", str(tmp_path / "out")])
+        sagkit(["pilot", str(one), "--out", str(tmp_path / "out")])
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit, match=r"cannot be written to .*choose another --out"):
-        main([str(folder), "--out", str(tmp_path / "file" / "out")])
+        sagkit(["pilot", str(folder), "--out", str(tmp_path / "file" / "out")])
     with pytest.raises(SystemExit):
-        main(["--out", str(tmp_path / "out")])  # neither a folder nor --demo
+        sagkit(["pilot", "--out", str(tmp_path / "out")])  # neither a folder nor --demo
 
 
 WRITTEN = ["embedding.npz", "neighbours.csv", "anomalies.csv", "report.html"]
@@ -203,7 +204,7 @@ def test_a_disk_that_fills_up_costs_only_what_comes_after(tmp_path, folder, enco
 
     monkeypatch.setattr(record.os, "replace", full)
     with pytest.raises(SystemExit, match=rf"sagkit.pilot: .*No space left on device.*{last}") as stopped:
-        main([str(folder), "--out", str(tmp_path / "out"), "--encoder", str(encoder)])
+        sagkit(["pilot", str(folder), "--out", str(tmp_path / "out"), "--encoder", str(encoder)])
     assert "\n" not in str(stopped.value)
     kept = set(WRITTEN[: WRITTEN.index(last)])
     assert names(tmp_path / "out") == kept
@@ -222,7 +223,7 @@ def test_a_training_that_was_interrupted_goes_on_with_the_epochs_it_began_with(t
 
     monkeypatch.setattr(Trainer, "save", full)
     with pytest.raises(SystemExit, match=r"sagkit.pilot: .*No space left on device"):
-        main([str(folder), "--out", str(tmp_path / "out"), "--epochs", "3"])
+        sagkit(["pilot", str(folder), "--out", str(tmp_path / "out"), "--epochs", "3"])
     assert names(tmp_path / "out") == {"run", "unfinished"}
     monkeypatch.setattr(Trainer, "save", save)
     again = pilot(folder, tmp_path / "out", minutes=1000, progress=False).learnt  # not the epochs of 1000 minutes
@@ -236,7 +237,7 @@ def test_a_training_that_was_interrupted_goes_on_with_the_epochs_it_began_with(t
 @pytest.mark.parametrize("asked", [["--minutes", "0"], ["--epochs", "0"], ["--minutes", "nan"]])
 def test_a_training_of_no_length_is_refused(tmp_path, folder, asked):
     with pytest.raises(SystemExit, match=r"minutes must be above 0 and epochs at least 1, got") as refusal:
-        main([str(folder), "--out", str(tmp_path / "out"), *asked])
+        sagkit(["pilot", str(folder), "--out", str(tmp_path / "out"), *asked])
     assert "\n" not in str(refusal.value)
 
 

@@ -5,9 +5,10 @@ import json
 import pytest
 from tiny import tiny
 
+from sagkit.__main__ import main as sagkit
 from sagkit.data.load import make_shapes
 from sagkit.studies import confirm as confirming
-from sagkit.studies.confirm import confirm, differences_by_role, main, roles
+from sagkit.studies.confirm import confirm, differences_by_role, roles
 
 
 def study(base, name: str, scores, chosen: int) -> dict:
@@ -89,5 +90,5 @@ def test_studies_that_cannot_be_compared_are_refused(tmp_path, two):
         confirm(two, tmp_path / "c-seed1.json", tmp_path)
     with pytest.raises(ValueError, match="no role 'x'"):
         differences_by_role({"roles": {"default": {}}, "runs": []}, baseline="x")
-    with pytest.raises(SystemExit, match=r"^sagkit\.confirm: .*none\.json"):
-        main((tmp_path / "none.json",), tmp_path / "c.json")
+    with pytest.raises(SystemExit, match=r"^sagkit study confirm: .*none\.json"):
+        sagkit(["study", "confirm", "--studies", str(tmp_path / "none.json"), "--out", str(tmp_path / "c.json")])

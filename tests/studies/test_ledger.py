@@ -8,11 +8,13 @@ import pytest
 import torch
 from tiny import tiny
 
+from sagkit.__main__ import main as sagkit
 from sagkit.data.load import load_images
 from sagkit.studies import ledger
 from sagkit.studies.ledger import read_plan, work_off
+from sagkit.train.config import flags
 from sagkit.train.record import load_encoder, run_path
-from sagkit.train.trainer import fit, flags
+from sagkit.train.trainer import fit
 
 
 def line(config) -> str:
@@ -90,5 +92,5 @@ def test_a_process_that_is_killed_is_told_with_a_remedy(tmp_path, monkeypatch):
 
     (tmp_path / "plan.txt").write_text("--method vicreg\n")
     monkeypatch.setattr(ledger, "work_off", killed)
-    with pytest.raises(SystemExit, match=r"ended from outside.*fewer --jobs"):
-        ledger.main(str(tmp_path / "plan.txt"))
+    with pytest.raises(SystemExit, match=r"^sagkit study ledger: .*ended from outside.*fewer --jobs"):
+        sagkit(["study", "ledger", str(tmp_path / "plan.txt")])

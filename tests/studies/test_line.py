@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.stats import t as student
 
+from sagkit.__main__ import main as sagkit
 from sagkit.data.load import ImageSet
 from sagkit.data.taxonomy import superclasses
 from sagkit.model import make_encoder
@@ -160,5 +161,5 @@ def test_the_study_reads_stored_encoders_and_goes_on_where_it_stopped(tmp_path, 
     (tmp_path / "other/vicreg-seed0.safetensors").write_bytes(b"")
     main(str(tmp_path / "other"), str(out), draws=3, per_class=3)  # other encoders: another study
     assert len(judged_names) == 7
-    with pytest.raises(SystemExit, match=r"^sagkit\.line: 21 lines of 4 superclasses"):
-        main(draws=21)
+    with pytest.raises(SystemExit, match=r"^sagkit study line: 21 lines of 4 superclasses"):
+        sagkit(["study", "line", "--draws", "21"])

@@ -95,5 +95,5 @@ def test_the_command_judges_stored_rows_and_its_table_pairs_seeds(tmp_path, caps
     ]
     assert found.loc["2", "sag-vicreg − vicreg, Spearman pairs"].startswith(f"{sum(change) / 3:+.3f} ± ")
     assert "| 1, as trained |" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="no stored encoder of 'dino'"):
+    with pytest.raises(ValueError, match="no stored encoder of 'dino'"):
         sharpen.main(str(tmp_path / "results"), profile="tour", train_set="shapes", baseline="dino")

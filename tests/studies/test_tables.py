@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sagkit.__main__ import main as sagkit
 from sagkit.metrics.stats import Summary
 from sagkit.pilot.assess import summary
 from sagkit.show.tables import to_markdown
 from sagkit.studies.benchmarks import read_bench
 from sagkit.studies.cost import costs
-from sagkit.studies.tables import UNSEEN, differences, fill, main, render, table
+from sagkit.studies.tables import UNSEEN, differences, fill, render, table
 from sagkit.train.record import groups, read_records, record_path, rows_of, write_record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -168,8 +169,8 @@ def test_records_are_found_where_they_are_written(tmp_path, monkeypatch):
 
 
 def test_no_records_is_said_with_its_remedy(tmp_path):
-    with pytest.raises(SystemExit, match=r"no run records under .*run python -m sagkit.train"):
-        main(results=str(tmp_path))
+    with pytest.raises(SystemExit, match=r"^sagkit report: no run records under .*run sagkit train"):
+        sagkit(["report", "--results", str(tmp_path)])
     with pytest.raises(ValueError, match="no records of profile 'gpu' on 'cifar100'"):
         render("gpu", "cifar100", [record()])
 

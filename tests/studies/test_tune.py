@@ -11,9 +11,10 @@ import pytest
 from optuna.trial import TrialState
 from tiny import tiny
 
+from sagkit.__main__ import main as sagkit
 from sagkit.data.load import make_shapes
 from sagkit.studies import tune as searching
-from sagkit.studies.tune import Search, _ask, main, open_study, run_trials, tune
+from sagkit.studies.tune import Search, _ask, open_study, run_trials, tune
 from sagkit.train.trainer import Trainer
 
 
@@ -184,5 +185,5 @@ def test_impossible_searches_are_refused_before_anything_is_trained(tmp_path, da
     open_study(search)
     with pytest.raises(ValueError, match=r"study of another setting \(epochs 2 -> 3\): name a new one"):
         open_study(searched(tmp_path, data, epochs=3))
-    with pytest.raises(SystemExit, match=r"^sagkit\.tune: unknown image set 'nothing'"):
-        main(str(tmp_path / "b"), data="nothing", work_folder=str(tmp_path / "w"), trials=1)
+    with pytest.raises(SystemExit, match=r"^sagkit study tune: unknown image set 'nothing'"):
+        sagkit(["study", "tune", "--study", str(tmp_path / "b"), "--data", "nothing"])

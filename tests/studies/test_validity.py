@@ -115,7 +115,7 @@ def test_a_design_chosen_in_another_study_is_judged_on_the_whole_zoo():
 
 
 def test_an_unknown_design_is_refused():
-    with pytest.raises(SystemExit, match=r"no design 'guess': choose one of two standard views: distances"):
+    with pytest.raises(ValueError, match=r"no design 'guess': choose one of two standard views: distances"):
         validity.main(design="guess")
 
 

@@ -9,6 +9,7 @@ import torch
 from tiny import tiny
 from torch import nn
 
+from sagkit.__main__ import main as sagkit
 from sagkit.data.load import make_shapes
 from sagkit.loss import Loss, sag_vicreg_loss, vicreg_loss
 from sagkit.pairing import WalkPairing
@@ -228,11 +229,11 @@ def test_training_warns_while_it_runs(tmp_path, images):
 def test_the_command_line_judges_records_and_embeddings(tmp_path, capsys):
     log, z = trained()
     np.savez(tmp_path / "e.npz", features=z.numpy())
-    main([str(tmp_path / "e.npz")])
+    main(tmp_path / "e.npz")
     assert capsys.readouterr().out == "nothing found that looks wrong\n"
     record = {"method": "sag-vicreg", "config": {"scope": "batch", "batch_size": 32, "k": 10}, "log": log}
     (tmp_path / "r.json").write_text(json.dumps(record))
-    main([str(tmp_path / "r.json")])
+    main(tmp_path / "r.json")
     assert capsys.readouterr().out.startswith("warning: batch too small for k. k = 10 ")
-    with pytest.raises(SystemExit, match="no run record or embedding"):
-        main([str(tmp_path / "absent.json")])
+    with pytest.raises(SystemExit, match=r"^sagkit doctor: .*no run record or embedding"):
+        sagkit(["doctor", str(tmp_path / "absent.json")])
