@@ -72,7 +72,7 @@ def walk_term(
     pairs: Pairs,
     bank: tuple[Float[Tensor, "Q D"], Float[Tensor, "Q D"]] | None = None,
 ) -> Float[Tensor, ""]:
-    """Weighted invariance over walk pairs, r of METHOD.md section 3 [K].
+    """Weighted invariance over walk pairs, r of figures/METHOD.md section 3 [K].
 
     r = (1 / P) sum over pairs of w (msd(za_i, zb_j) + msd(zb_i, za_j)) / 2, P the number of pairs and not the sum
     of their weights: a batch of doubtful pairs pulls weakly. No pairs: 0. Pairs (i, i) of weight 1: invariance.

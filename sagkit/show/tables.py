@@ -1,18 +1,29 @@
-"""Text tables, their cells, and the marked places in a Markdown file that they are set into."""
+"""Data frames of text cells as GitHub Markdown, and the line that says where a record's figures come from."""
 
 from __future__ import annotations
 
 import pandas as pd
+from tabulate import DataRow, TableFormat
+
+_ROW = DataRow("| ", " | ", " |")
+GITHUB = TableFormat(  # tabulate's own pads every column to its widest cell, which triples wide tables
+    lineabove=None,
+    linebelowheader=lambda widths, _: "| --- |" + " --: |" * (len(widths) - 1),
+    linebetweenrows=None,
+    linebelow=None,
+    headerrow=_ROW,
+    datarow=_ROW,
+    padding=0,
+    with_header_hide=None,
+)
 
 
 def to_markdown(frame: pd.DataFrame) -> str:
     """A GitHub table of text cells, numbers to the right."""
-    head = [frame.index.name, *frame.columns]
-    body = [[name, *row] for name, row in zip(frame.index, frame.to_numpy(), strict=True)]
-    lines = [head, ["---"] + ["--:"] * (len(head) - 1), *body]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    return frame.to_markdown(tablefmt=GITHUB, stralign=None, disable_numparse=True)
 
 
 def origin(record: dict) -> str:
-    """Where the figures of a study's record come from: processor, command, commit; the end of a caption."""
-    return f"{record['processor']}; `{record['command']}`, made at {record['commit'][:9]}."
+    """Where a record's figures come from: processor, threads if it says so, command, commit; the end of a caption."""
+    threads = f", {record['threads']} threads" if "threads" in record else ""
+    return f"{record['processor']}{threads}; `{record['command']}`, made at {record['commit'][:9]}."

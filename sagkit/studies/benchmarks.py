@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from sagkit.show.tables import to_markdown
+from sagkit.show.tables import origin, to_markdown
 
 
 def read_bench(results) -> dict[str, dict]:
@@ -28,7 +28,7 @@ def training_table(found: dict) -> str:
     )
     shares = pd.DataFrame({k: f"{v:.1%}" for k, v in found["training"]["share_of_step"].items()}, index=["share"])
     shares = shares.rename_axis("our step, laptop profile")
-    made = f"{found['training']['encoder']}, {found['training']['data']}; {_made(found['training'])}"
+    made = f"{found['training']['encoder']}, {found['training']['data']}; {origin(found['training'])}"
     return f"{to_markdown(race)}\n\n{to_markdown(shares)}\n\n{made}"
 
 
@@ -47,7 +47,7 @@ def walk_table(found: dict) -> str:
     notes.append(
         f"Time grows as steps^{line['exponent']} from {line['total_steps'][0]:,} to {line['total_steps'][-1]:,} steps."
     )
-    return f"{to_markdown(frame)}\n\n{' '.join(notes)} {_made(found['walks'])}"
+    return f"{to_markdown(frame)}\n\n{' '.join(notes)} {origin(found['walks'])}"
 
 
 def neighbor_table(found: dict) -> str:
@@ -58,7 +58,7 @@ def neighbor_table(found: dict) -> str:
             name: f"{value:.3g} s ({row['times_ours'][name]:.3g} × ours, recall {row['recall'][name]:.3g})"
             for name, value in row["seconds"].items()
         }
-    return f"{to_markdown(pd.DataFrame(columns).rename_axis('neighbour search'))}\n\n{_made(found['walks'])}"
+    return f"{to_markdown(pd.DataFrame(columns).rename_axis('neighbour search'))}\n\n{origin(found['walks'])}"
 
 
 def metric_table(found: dict) -> str:
@@ -77,7 +77,7 @@ def metric_table(found: dict) -> str:
     notes = (
         f"Largest disagreement with scipy {max(row['disagreement'] for row in record['rows']):.1e}; the drawn pairs "
         f"differ from all by {error:.1e}. Each kind with {record['resamplings']:,} class resamplings and as many "
-        f"relabellings. {_made(record)}"
+        f"relabellings. {origin(record)}"
     )
     return f"{to_markdown(race)}\n\n{to_markdown(full)}\n\n{notes}"
 
@@ -89,7 +89,7 @@ def notebook_table(found: dict) -> str:
     frame = pd.DataFrame.from_dict(cells, orient="index", columns=["seconds", "load before"])
     data = "with" if record["cifar100"] else "without"
     notes = f"Kernel start and imports included, {data} CIFAR-100, {record['cores']} cores."
-    return f"{to_markdown(frame.rename_axis('notebook'))}\n\n{notes} {_made(record)}"
+    return f"{to_markdown(frame.rename_axis('notebook'))}\n\n{notes} {origin(record)}"
 
 
 def widget_table(found: dict) -> str:
@@ -98,11 +98,7 @@ def widget_table(found: dict) -> str:
     cells = {name: [f"{s['median']:.2f}", f"{s['slowest']:.2f}"] for name, s in record["seconds"].items()}
     frame = pd.DataFrame.from_dict(cells, orient="index", columns=["median s", "slowest s"])
     notes = f"Batch of {record['batch']}; what the browser adds is not in it."
-    return f"{to_markdown(frame.rename_axis('widget'))}\n\n{notes} {_made(record)}"
-
-
-def _made(record: dict) -> str:
-    return f"{record['processor']}, {record['threads']} threads; `{record['command']}`, made at {record['commit'][:9]}."
+    return f"{to_markdown(frame.rename_axis('widget'))}\n\n{notes} {origin(record)}"
 
 
 def bench_table(name: str, found: dict) -> str:

@@ -55,7 +55,7 @@ def estimate(record: dict, images: int | None = None, batch: int | None = None, 
         raise ValueError(f"batch {batch} of {images:,} images: at least 1, and no more than there are images")
     if price is not None and price < 0:
         raise ValueError(f"price per hour must be at least 0, got {price}")
-    if measured.get("walk") and "graph" not in measured and "rebuild" not in measured:  # records of before 24 November
+    if measured.get("walk") and "graph" not in measured and "rebuild" not in measured:  # timed as one part
         whole = "rebuild" if config.get("scope") == "dataset" else "graph"
         measured[whole] = measured.pop("walk")
         notes.append(f"graph and walk were timed as one; all of it is taken for {whole}, the part that grows fastest")
@@ -77,7 +77,7 @@ def estimate(record: dict, images: int | None = None, batch: int | None = None, 
 
 
 def _training(record: dict) -> tuple[float, int]:
-    """Wall seconds of training and the number of training images, which older records do not say outright."""
+    """Wall seconds of training and number of training images; by speed and data set where the record does not say."""
     config, split = record["config"], record["config"].get("split", "train")
     if not config.get("epochs") or not record.get("images_per_second"):
         raise ValueError(f"{record['method']} ({record['variant']}) was not trained: there is no time to extrapolate")
@@ -88,7 +88,7 @@ def _training(record: dict) -> tuple[float, int]:
     return record.get("training_seconds") or shown / record["images_per_second"], images
 
 
-def show(name: str, found: Estimate) -> str:
+def estimate_text(name: str, found: Estimate) -> str:
     """The estimate as lines of text, assumptions last."""
     total, largest = sum(found.seconds.values()), sorted(found.seconds.items(), key=lambda part: -part[1])
     parts = ", ".join(f"{part} {value / total:.0%}" for part, value in largest)
@@ -103,14 +103,14 @@ def extrapolated(
     told = []
     for name, (first, *_) in rows.items():
         try:
-            told.append(show(name, estimate(first, images, batch, price)))
+            told.append(estimate_text(name, estimate(first, images, batch, price)))
         except ValueError as error:
             told.append(f"{name}: {error}")
     return "\n".join(told)
 
 
 def costs(rows: dict[str, list[dict]]) -> pd.DataFrame:
-    """What rows of runs (`report.rows_of`) cost to train, means over seeds; text cells."""
+    """What rows of runs (`record.rows_of`) cost to train, means over seeds; text cells."""
 
     def mean(runs, key):
         return sum(run[key] or 0 for run in runs) / len(runs)

@@ -217,4 +217,3 @@ def main(
         means = ", ".join(f"{key} {np.mean([figures[key] for figures in found]):.3f}" for key in found[0])
         print(f"{name} seed {of}: {means}", flush=True)
     print(to_markdown(line_table({"rows": rows})))
-

@@ -198,4 +198,3 @@ def main(
     write_record(Path(out), made | {"chance": chance, **provenance(), "rows": rows})
     plain, weighted = purity_table(rows), purity_table(rows, "weighted")
     print(f"plain, per cent\n\n{plain}\n\nweighted by confidence, per cent\n\n{weighted}")
-

@@ -91,4 +91,3 @@ def _walks(records: list[dict], plain: dict[int, dict]) -> list[dict]:
 
 def _shown(record: dict) -> dict[str, float]:
     return {name: record["metrics"][name] for name in KEPT_METRICS}
-

@@ -139,4 +139,3 @@ def main(
     record = {"command": command_line("study sharpen"), **about, **provenance(), "powers": POWERS, "rows": rows}
     write_record(Path(results) / f"sharpen/{profile}.json", record)
     print(to_markdown(sharpen_table(record)))
-

@@ -1,31 +1,22 @@
-"""Text tables, their cells, and the marked places in a Markdown file that they are set into.
-----
-Tables from run records: mean and spread over seeds, one row per method and variant.
+"""Tables from run records: mean and spread over seeds, one row per method and variant; differences paired by seed.
 
-    sagkit report                          print every table
+    sagkit report                          print every table of a folder of records
     sagkit report --cost                   and what each row cost to train; --images, --batch, --price
-    sagkit report --write README.md        and set the tables between that file's marks
     sagkit report --reevaluate             first rewrite the metrics of records with a stored encoder
-    ... --reevaluate --resamplings 1000              and give those that left them out their probes and intervals
+    ... --reevaluate --resamplings 1000    and give those that left them out their probes and intervals
 
 Intervals are Student's t over seeds at 95 %, given from three seeds on; they speak of these classes only. [K]
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
 
 from sagkit.metrics.stats import Summary
-from sagkit.pilot import assess
 from sagkit.show.tables import to_markdown
-from sagkit.studies import line, purity, sharpen, validity, versus
-from sagkit.studies.benchmarks import bench_table, read_bench
 from sagkit.studies.cost import costs, extrapolated
 from sagkit.train.config import Config, command_of
 from sagkit.train.record import (
@@ -38,15 +29,7 @@ from sagkit.train.record import (
     stored_encoder,
     trained,
     write_record,
-    write_text,
 )
-
-
-def fill_marked(text: str, kind: str, content: Callable[..., str]) -> str:
-    """Set `content(words)` between every `<!-- kind words -->` and the next `<!-- /kind -->`."""
-    place = re.compile(rf"(<!-- {kind} ([^>]*?) -->\n).*?(?<=\n)(<!-- /{kind} -->)", re.DOTALL)
-    return place.sub(lambda m: f"{m[1]}{content(*m[2].split())}\n{m[3]}", text)
-
 
 COLUMNS = {
     "spearman_pairs": "Spearman pairs",
@@ -71,7 +54,7 @@ PROBES = {"linear", "superclass_linear"}
 PERCENT = {"knn", "superclass_knn"} | PROBES | {key for key, title in UNSEEN.items() if title.endswith("%")}
 
 
-def table(records: list[dict], columns: dict[str, str] = COLUMNS) -> pd.DataFrame:
+def method_table(records: list[dict], columns: dict[str, str] = COLUMNS) -> pd.DataFrame:
     """One row per method and variant of records that share profile and training set; text cells.
 
     Args:
@@ -90,7 +73,7 @@ def table(records: list[dict], columns: dict[str, str] = COLUMNS) -> pd.DataFram
 
 
 def differences(records: list[dict], baseline: str = "vicreg", columns: dict[str, str] = COLUMNS) -> pd.DataFrame:
-    """Each row of the table minus the baseline, paired by seed; see `pairs_by_seed` and, for the columns, `table`."""
+    """Each row of the table minus the baseline, paired by seed; see `pairs_by_seed`, and `method_table` for columns."""
     shown, rows = {}, rows_of(trained(records))
     for name, pairs in pairs_by_seed(records, baseline).items():
         cells = {"seeds": str(len(pairs))}
@@ -118,17 +101,17 @@ def caption(records: list[dict]) -> str:
     )
 
 
-def render(profile: str, train_set: str, records: list[dict]) -> str:
+def tables_of(profile: str, train_set: str, records: list[dict]) -> str:
     """One table with its caption, as Markdown; where classes were left out of training, theirs stands below it."""
     chosen = _records_of(profile, train_set, records)
-    parts = [table(chosen), differences(chosen)]
+    parts = [method_table(chosen), differences(chosen)]
     if any(UNSEEN.keys() & record["metrics"].keys() for record in chosen):
-        parts += [table(chosen, UNSEEN), differences(chosen, columns=UNSEEN)]
+        parts += [method_table(chosen, UNSEEN), differences(chosen, columns=UNSEEN)]
         parts[2].index.name = "classes left out of training"
     return "\n\n".join([*(to_markdown(part) for part in parts if len(part)), caption(chosen)])
 
 
-def render_paired(profile: str, train_set: str, baseline: str, records: list[dict]) -> str:
+def paired_table(profile: str, train_set: str, baseline: str, records: list[dict]) -> str:
     """Every trained row minus that of a method, or minus one row, as Markdown."""
     chosen = _records_of(profile, train_set, records)
     return f"{to_markdown(differences(chosen, baseline))}\n\n{caption(chosen)}"
@@ -137,35 +120,7 @@ def render_paired(profile: str, train_set: str, baseline: str, records: list[dic
 def _records_of(profile: str, train_set: str, records: list[dict]) -> list[dict]:
     if chosen := groups(records).get((profile, train_set)):
         return chosen
-    raise ValueError(f"no records of profile {profile!r} on {train_set!r}: run sagkit train first")
-
-
-def fill(text: str, records: list[dict], results: str | Path) -> str:
-    """Set the tables between `<!-- table PROFILE TRAIN_SET -->`, `<!-- paired PROFILE TRAIN_SET ROW -->`,
-    `<!-- bench NAME -->`, `<!-- STUDY NAME -->`, a study being purity, validity, assess, line (by data), versus or
-    sharpen (by profile), and the closing marks, from run records and from the records of benchmarks and studies in the
-    folder of results."""
-
-    def study(name: str, summary: Callable[[dict], str], data: str) -> str:
-        path = Path(results) / f"{name}/{data}.json"
-        if not path.exists():
-            return f"Not measured yet: `python -m sagkit.{name}` writes the record."
-        return summary(json.loads(path.read_text()))
-
-    text = fill_marked(text, "table", lambda profile, train_set: render(profile, train_set, records))
-    text = fill_marked(text, "paired", lambda on, data, *row: render_paired(on, data, " ".join(row), records))
-    text = fill_marked(text, "bench", lambda name: bench_table(name, read_bench(results)))
-    studies = {
-        "purity": purity,
-        "validity": validity,
-        "assess": assess,
-        "line": line,
-        "versus": versus,
-        "sharpen": sharpen,
-    }
-    for name, of in studies.items():
-        text = fill_marked(text, name, partial(study, name, of.summary))
-    return text
+    raise ValueError(f"no records of profile {profile!r} on {train_set!r}: run `sagkit train` first")
 
 
 def rewrite_metrics(
@@ -204,7 +159,6 @@ def rewrite_metrics(
 
 def main(
     results: str = "figures/results",
-    write: str = "",
     reevaluate: bool = False,
     probe: bool = True,
     resamplings: int | None = None,
@@ -221,7 +175,6 @@ def main(
         images: training images to extrapolate to; as recorded where not given.
         batch: images per step to extrapolate to; likewise.
         price: of one hour of the machine, in any currency.
-        write: a Markdown file whose marked tables are set anew.
         reevaluate: first rewrite the metrics of records whose encoder is stored.
         probe: and with them those of the linear probes, the slowest part.
         resamplings: judge runs that left out probes or intervals with them after all; 1,000 is what a run does.
@@ -233,9 +186,7 @@ def main(
         rewrite_metrics(records, probe=probe, resamplings=resamplings)
         records = read_records(results)
     for profile, train_set in sorted(groups(records)):
-        print(f"{profile} / {train_set}\n\n{render(profile, train_set, records)}\n")
+        print(f"{profile} / {train_set}\n\n{tables_of(profile, train_set, records)}\n")
         if cost:
             rows = rows_of(groups(records)[profile, train_set])
             print(f"{to_markdown(costs(rows))}\n\n{extrapolated(rows, images, batch, price)}\n")
-    if write:
-        write_text(write, fill(Path(write).read_text(), records, results))

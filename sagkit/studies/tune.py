@@ -444,4 +444,3 @@ def main(
         mark = "*" if row["slot"] == found["chosen"] else " "
         print(mark, row["name"].ljust(9), row["state"].ljust(8), row.get("label_free", "-"), row["params"])
     print(f"record: {record}" + (f"; regret {found['regret']} in Spearman" if "regret" in found else ""))
-

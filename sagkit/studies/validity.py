@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import rankdata
 
 from sagkit.augment import in_bytes, two_views
 from sagkit.data.load import ImageSet, load_images
@@ -119,6 +120,13 @@ def validity(scores: np.ndarray, semantic: np.ndarray) -> float:
     return labelfree.spearman(scores, semantic) if len(scores) > 1 else 0.0
 
 
+def validities(scores: np.ndarray, semantic: np.ndarray) -> np.ndarray:
+    """`validity` of every row of two (R, n) arrays, resamplings of n embeddings; (R,)."""
+    a, b = (rankdata(side, axis=1) - (side.shape[1] + 1) / 2 for side in (scores, semantic))
+    spread = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    return np.divide((a * b).sum(axis=1), spread, out=np.zeros(len(a)), where=spread > 0)
+
+
 def choose_design(rows: list[dict]) -> str:
     """The design of largest validity on the first half of the zoo and the validation images."""
     half = [row for row in rows if row["side"] == 0]
@@ -158,7 +166,7 @@ def validity_table(record: dict, bootstrap: int = 2000) -> pd.DataFrame:
         return np.array(values)
 
     semantic = column(second, None)
-    spread = {n: np.array([validity(column(second, n)[d], semantic[d]) for d in draws]) for n in names}
+    spread = {n: validities(column(second, n)[draws], semantic[draws]) for n in names}
     shown = {}
     for name in names:
         low, high = np.quantile(spread[name], [0.025, 0.975])

@@ -159,4 +159,3 @@ def main(
     record = {"command": command_line("study versus"), **about, **provenance(), "rows": rows}
     write_record(Path(results) / f"versus/{profile}.json", record)
     print(to_markdown(versus_table(record)))
-
