@@ -3,9 +3,10 @@
     view = solarize(grey(jitter(flip(crop_resize(x)))))        jitter = brightness, contrast, saturation, hue
 
 Sources: [R] the recipe and its probabilities are solo-learn's for CIFAR (figures/METHOD.md section 6); every operation
-equals torchvision's functional one on floats. [K] A crop is two small matrix products, rows @ x @ columns', whose entries are
-the triangle filter torchvision resizes with; flipping reverses the column matrix and costs nothing. All parameters
-are drawn first; on a CPU the images are then worked through in chunks that fit the cache, which changes no value.
+equals torchvision's functional one on floats. [K] A crop is two small matrix products, rows @ x @ columns', whose
+entries are the triangle filter torchvision resizes with; flipping reverses the column matrix and costs nothing. All
+parameters are drawn first; on a CPU the images are then worked through in chunks that fit the cache, which changes no
+value.
 
 Differs from the source: the order of the four jitter operations is drawn once per batch, not per image.
 """
