@@ -1,6 +1,7 @@
-"""The pictures for a talk, written anew by one command: vector and PNG, one style.
+"""The pictures of README and of the results, and further ones for a talk, written by one command in one style.
 
-    sagkit study figures --out figures/talk
+    sagkit study figures                             README's and the results', as PNG, into figures/talk
+    sagkit study figures --talk --out runs/figures   all, as SVG, too
 
 Images are the procedural `shapes`, features the first 32 principal components of their pixels, so that the command
 needs neither a download nor a training; figures about CIFAR-100 are read from the committed records. [K]
@@ -95,32 +96,34 @@ def gain_and_price(records: list[dict], baseline: str = "vicreg") -> plots.Pictu
 
 
 def controls_picture(results: Path, profile: str = "gpu-minute") -> plots.Picture | None:
-    """Walks of a profile on CIFAR-100, frozen constants and entry, and their controls; None where there are none."""
-    records, entry = groups(read_records(results)).get((profile, "cifar100"), []), results / "entry.json"
+    """Walks of a profile on CIFAR-100, default and selected, and their controls; None where there are none."""
+    records, selected = groups(read_records(results)).get((profile, "cifar100"), []), results / "entry.json"
     variants = {"default", *(record["variant"] for record in records if is_control(record))}
-    if entry.exists():
-        variants.add(json.loads(entry.read_text())["variant"])
+    if selected.exists():
+        variants.add(json.loads(selected.read_text())["variant"])
     return gain_and_price([r for r in records if r["method"] in ("vicreg", "sag-vicreg") and r["variant"] in variants])
 
 
-def main(out: Path = Path("figures/talk"), results: Path = Path("figures/results")) -> None:
-    """Write the pictures for a talk as SVG and PNG.
+def main(out: Path = Path("figures/talk"), results: Path = Path("figures/results"), talk: bool = False) -> None:
+    """Write the pictures that README and the results show.
 
     Args:
         out: folder to write to.
         results: where committed records are read from.
+        talk: also a walk, an anchor's pairs and the class tree; and each picture as SVG, too.
     """
     scene = pixel_scene()
     pictures = {
         "method": method_picture(scene),
-        "walk": scenes.walk_view(scene, start=5, length=4, seed=1),
-        "pairs": scenes.pairing_view(scene, anchor=5, length=1, k=3, mutual=False),
-        "tree": class_tree(),
         "purity": purity_picture(results),
         "controls": controls_picture(results),
         "controls-late": controls_picture(results, "tuned"),
     }
+    if talk:
+        pictures["walk"] = scenes.walk_view(scene, start=5, length=4, seed=1)
+        pictures["pairs"] = scenes.pairing_view(scene, anchor=5, length=1, k=3, mutual=False)
+        pictures["tree"] = class_tree()
     for name, picture in pictures.items():
         if picture is not None:
-            plots.save(picture, out / name)
-            print(f"{out / name}.svg and .png")
+            plots.save(picture, out / name, (".png", ".svg") if talk else (".png",))
+            print(out / name)

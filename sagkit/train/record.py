@@ -240,6 +240,24 @@ def stored_encoder(record: dict) -> Path | None:
     return path if path.is_file() else None
 
 
+def stored_encoders(runs: list[dict]) -> dict[int, Path]:
+    """Stored encoders of the runs of one row by seed; empty where none is stored.
+
+    Raises:
+        ValueError: where some are stored and some are not: a study of fewer seeds would pass for the whole row's.
+            The message names the command that makes the first; nothing is trained here.
+    """
+    found = {run["seed"]: stored_encoder(run) for run in sorted(runs, key=itemgetter("seed"))}
+    missing = [run for run in runs if found[run["seed"]] is None]
+    if not missing or len(missing) == len(runs):
+        return {seed: path for seed, path in found.items() if path}
+    seeds = ", ".join(str(seed) for seed, path in found.items() if path is None)
+    raise ValueError(
+        f"no stored encoder of {missing[0]['profile']} / {missing[0]['train_set']} / {row_name(missing[0])}, "
+        f"seed {seeds}: `{missing[0]['command']}` makes the first of them"
+    )
+
+
 def save_encoder(path, encoder: Encoder, name: str) -> None:
     """Store an encoder as float16, with its name and channel statistics.
 

@@ -55,11 +55,11 @@ class Picture(Figure):
         return buffer.getvalue()
 
 
-def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure as `path`.svg and `path`.png; the folder is made if need be."""
+def save(figure: Figure, path: str | Path, suffixes: tuple[str, ...] = (".png", ".svg")) -> None:
+    """Write a figure as `path`.png and `path`.svg, or with other suffixes; the folder is made if need be."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for suffix in (".png", ".svg"):
+    for suffix in suffixes:
         figure.savefig(path.with_suffix(suffix), bbox_inches="tight")
 
 
