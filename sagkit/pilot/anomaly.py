@@ -1,12 +1,12 @@
-"""How strange an item is among others, by three scores of its features; larger is stranger.
+"""Anomaly scores: how unusual an item's features are among others', in three ways; larger is more unusual.
 
     knn         1 - cosine to the k-th neighbour
     mahalanobis sqrt((x - m)' C^-1 (x - m)),  m and C of the bank, C shrunk after Ledoit and Wolf
-    walk        -log(N_bank pi_i),  pi = r t + (1 - r) P' pi,  P the symmetrised similarity graph, t even on the bank
+    walk        -log(N_bank pi_i),  pi = r t + (1 - r) P' pi,  P the symmetrised similarity graph, t uniform on the bank
 
 Sources: [R] distance to the k-th neighbour, Mahalanobis distance (Ledoit and Wolf 2004), personalised PageRank (a walk
 that restarts). [K] cosines are of features centred on the bank's mean, as in `graph`; edges of P weigh max(0, cosine);
-a place that walks from the bank seldom visit is strange.
+an item that walks from the bank seldom visit is unusual.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def knn_anomaly(bank: Float[Tensor, "N F"], queries: Float[Tensor, "Q F"] | None
     """Centred cosine distance to the k-th nearest item of the bank, in [0, 2].
 
     Args:
-        bank: features of what is usual.
-        queries: features to judge; the bank's own, each without itself, where there are none.
-        k: neighbour whose distance counts; more than an anomaly is likely to have companions.
+        bank: features of normal items.
+        queries: features to score; None scores the bank's own items, each without itself.
+        k: neighbour whose distance counts; more than the copies that an anomaly is likely to have.
 
     Raises:
         ValueError: for k out of range.
@@ -57,8 +57,8 @@ def walk_anomaly(
     """How seldom walks that restart at random items of the bank visit an item: -log(N pi), about 0 for an average one.
 
     Args:
-        bank: features of what is usual; walks restart there.
-        queries: features to judge, further nodes of the graph; the bank itself where there are none.
+        bank: features of normal items; walks restart there.
+        queries: features to score, further nodes of the graph; None scores the bank itself.
         k: neighbours of each node; the graph holds an edge if one of its ends has it.
         restart: probability per step of going back to the bank, in (0, 1).
 
@@ -89,32 +89,39 @@ def symmetric_weights(features: Float[Tensor, "N F"], k: int):
     return directed.maximum(directed.T)
 
 
-def visit_probability(weights, teleport: np.ndarray, restart: float, tolerance: float = 1e-10) -> np.ndarray:
-    """Personalised PageRank (N,) of a symmetric non-negative weight matrix, by power iteration.
+def visit_probability(weights, teleport: np.ndarray, restart: float) -> np.ndarray:
+    """Personalised PageRank (N,) of a symmetric non-negative weight matrix, solved to a relative error of 1e-12.
+
+    With D the degrees, pi is proportional to D^(1/2) y, where (I - (1 - r) D^(-1/2) W D^(-1/2)) y = D^(-1/2) t: the
+    matrix is positive definite with condition at most (2 - r) / r, so that conjugate gradients end soon.
 
     Args:
         weights: scipy sparse (N, N).
         teleport: where a restart leads, (N,), sums to 1; walks on a node without edges restart.
-        restart: probability per step, in (0, 1); the error shrinks by 1 - restart per iteration.
-        tolerance: total change at which iteration stops.
+        restart: probability per step, in (0, 1).
+
+    Raises:
+        ValueError: for a restart so improbable that the solver does not converge.
     """
+    from scipy.sparse import diags_array
+    from scipy.sparse.linalg import cg
+
     degree = np.asarray(weights.sum(axis=1)).ravel()
-    stuck = degree == 0
-    scale = 1 / np.where(stuck, 1, degree)
-    visits = teleport.astype(np.float64)
-    while True:
-        moved = weights.T @ (visits * scale) + visits[stuck].sum() * teleport
-        after = restart * teleport + (1 - restart) * moved
-        if np.abs(after - visits).sum() < tolerance:
-            return after
-        visits = after
+    root = np.sqrt(np.where(degree > 0, degree, 1))
+    scale = diags_array(1 / root)
+    system = diags_array(np.ones(len(root))) - (1 - restart) * (scale @ weights @ scale)
+    solution, failed = cg(system, teleport / root, rtol=1e-12)
+    if failed:
+        raise ValueError(f"visits do not converge at restart = {restart}: give a larger probability")
+    visits = solution * root
+    return visits / visits.sum()  # walks that end on a node without edges restart: a factor, the same for all
 
 
 def auroc(scores: Tensor, anomalous: Tensor) -> float:
-    """Probability that an anomalous item scores higher than a usual one, ties counting half.
+    """Probability that an anomalous item scores higher than a normal one, ties counting half.
 
     Raises:
-        ValueError: where one of the two kinds is absent.
+        ValueError: where all items are anomalous, or none is.
     """
     from sklearn.metrics import roc_auc_score
 

@@ -1,8 +1,8 @@
-"""A training that fits into so many minutes: settings by number of images and hardware, and a time foretold.
+"""A training that fits into a given time: settings by number of images and hardware, and an estimate of its duration.
 
-    epochs = 60 minutes / seconds_per_epoch,  from the time of a few steps, between LEAST_EPOCHS and MOST_EPOCHS
+    epochs = 60 minutes / seconds_per_epoch,  measured on a few steps; at least LEAST_EPOCHS, at most MOST_EPOCHS
 
-[K] all of it: a pilot trains a small SAG-VICReg for as long as its user has patience.
+[K] all of it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def settings(n: int, out: Path, source: str, epochs: int = LEAST_EPOCHS, seed: i
 
 
 def seconds_per_epoch(config: Config, train: ImageSet, steps: int = 3) -> float:
-    """Seconds an epoch would take, from a few steps of a trainer that is then thrown away; walks included."""
+    """Seconds an epoch takes, graph and walks included, measured on a few steps of a trainer that is then discarded."""
     with tempfile.TemporaryDirectory() as scratch:
         trial = replace(config, results=scratch, runs=scratch, walk_start=0.0, walk_warmup=0.0)
         trainer = Trainer(trial, make_fabric(trial), train)
@@ -61,8 +61,8 @@ def seconds_per_epoch(config: Config, train: ImageSet, steps: int = 3) -> float:
         return (time.perf_counter() - start) / steps * trainer.steps_per_epoch
 
 
-def begun(config: Config) -> int | None:
-    """Epochs that an interrupted training of the same place was to have, or None."""
+def interrupted_epochs(config: Config) -> int | None:
+    """Epochs that an interrupted training with a checkpoint in the same place was started with; None without one."""
     checkpoint = run_path(config, config.runs).with_suffix(".safetensors")
     return load_state(checkpoint)["config"]["epochs"] if checkpoint.exists() else None
 
@@ -70,27 +70,27 @@ def begun(config: Config) -> int | None:
 def train_within(
     images: ImageSet, out: Path, source: str, minutes: float, epochs: int | None, seed: int, progress: bool
 ) -> tuple[Run, float]:
-    """Train without labels for about `minutes`; the run, and the seconds that were foretold for all its epochs.
+    """Train without labels for about `minutes`; the run, and the estimate of its duration in seconds.
 
-    A training that was interrupted under the same `out` is continued, with the epochs it began with.
+    A training that was interrupted under the same `out` is resumed, with the epochs it was started with.
 
     Args:
-        images: to train on; their labels are not looked at.
+        images: to train on; their labels are not used.
         out: the run's record and encoder are written under it.
         source: where the images come from, for the record.
-        minutes: of training to aim for.
-        epochs: train so many instead.
+        minutes: of training to aim for, above 0.
+        epochs: train this many instead, at least 1.
         seed: of weights, order, views and walks.
         progress: print the estimate and show a progress bar.
 
     Raises:
-        ValueError: for no minutes or no epochs, and see `train.fit`.
+        ValueError: for minutes or epochs out of range, and as `train.fit`.
     """
     if not minutes > 0 or (epochs is not None and epochs < 1):
         raise ValueError(f"minutes must be above 0 and epochs at least 1, got {minutes} and {epochs}")
     unlabelled, config = ImageSet(images.images), settings(len(images), out, source, seed=seed)
     per_epoch = seconds_per_epoch(config, unlabelled)
-    epochs = epochs or begun(config) or max(LEAST_EPOCHS, min(MOST_EPOCHS, int(60 * minutes / per_epoch)))
+    epochs = epochs or interrupted_epochs(config) or max(LEAST_EPOCHS, min(MOST_EPOCHS, int(60 * minutes / per_epoch)))
     if progress:
         estimate = f"about {epochs * per_epoch / 60:.1f} minutes on this machine"
         print(f"training {config.encoder} for {epochs} epochs: {estimate}")

@@ -1,10 +1,4 @@
-"""Features to what a user asks of them first: similar items, near duplicates, and a file that keeps features by name.
-
-    similarity of x and y = cos(x - m, y - m),  m the mean of the items searched
-
-Sources: [K] cosines are centred, as in `graph`; near duplicates are told by the correlation of 16 x 16 pixels, before
-anything is trained. Search is exact at every size.
-"""
+"""Near duplicates among images, before anything is trained: copies by the correlation of 16 x 16 pixels. [K]"""
 
 from __future__ import annotations
 
@@ -13,16 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SIDE = 16  # pixels of the thumbnails that tell near duplicates
-CHUNK = 1024  # queries at a time
+THUMBNAIL = 16  # pixels, height and width, at which images are compared
+CHUNK = 1024  # images at a time
 
 
 def near_duplicates(images: Tensor, least: float = 0.98) -> list[list[int]]:
     """Groups of images that differ by recompression, rescaling, brightness or contrast alone, largest group first.
 
-    Images are shrunk to 16 x 16, and two are near duplicates if the correlation of those pixels is at least `least`;
-    flat images if their colours differ by at most two of 255 levels. In pictures of
-    little contrast, such as sky, the traces of compression hide copies. A group is connected, not a clique.
+    Images are shrunk to 16 x 16, and two are near duplicates if the correlation of those pixels is at least `least`, or
+    if both are of one colour and their pixels differ by at most two of 255 levels. In images of little contrast, such
+    as sky, compression noise hides copies. A group is a connected component: not every two of it need be alike.
 
     Args:
         images: uint8 (N, 3, H, W).
@@ -31,10 +25,10 @@ def near_duplicates(images: Tensor, least: float = 0.98) -> list[list[int]]:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    small = [F.interpolate(part.float(), (SIDE, SIDE), mode="area").flatten(1) for part in images.split(CHUNK)]
+    small = [F.interpolate(part.float(), (THUMBNAIL, THUMBNAIL), mode="area").flatten(1) for part in images.split(CHUNK)]
     x = torch.cat(small)  # (N, 768)
     centred = x - x.mean(dim=1, keepdim=True)
-    flat = centred.std(dim=1) < 2  # of 255 levels: what remains is noise
+    flat = centred.std(dim=1) < 2  # of 255 levels: the rest is noise
     unit = F.normalize(centred, dim=1) * ~flat[:, None]
     edges = []
     for start in range(0, len(x), CHUNK):

@@ -1,9 +1,9 @@
 """A folder of photographs to try the kit on without a download: crops of pictures that other packages bring along.
 
-china and flower (scikit-learn) are divided in 2 x 3 regions, of which those with something in them are a class each:
-crops at random places of the region, mirrored, turned by up to 15 degrees, lit differently. Odd ones among them: crops
-of another photograph (matplotlib's grace_hopper.jpg), and crops of the same photographs with their quarters moved,
-their colours swapped, or blurred. A few copies and two broken files are there to be found. [K]
+Two photographs of scikit-learn, china and flower, are divided into 2 x 3 regions, and each region that is not empty is
+a class: crops at random places of it, mirrored, rotated by up to 15 degrees, at another brightness. The anomalies are
+crops of another photograph (matplotlib's grace_hopper.jpg), and crops of the same photographs with their quarters
+permuted, their red and blue channels swapped, or blurred. A few copies and two broken files are added. [K]
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
 ODD = "odd"  # the class folder of the anomalies
-CROP, SIDE = 128, 64  # pixels: cut out, and stored
+CROP, STORED = 128, 64  # pixels: side of the crop, and of the stored image
 REGIONS = (2, 3)
 EMPTY = {("china", 0, 2), ("flower", 0, 0), ("flower", 0, 2), ("flower", 1, 0), ("flower", 1, 2)}  # sky, dark ground
 
@@ -59,7 +59,7 @@ def make_photo_folder(folder: str | Path, per_class: int = 80, odd: int = 40, se
 
 
 def _crop(photo: Image.Image, draw: np.random.Generator, r: int, c: int) -> Image.Image:
-    """A turned, mirrored, relit crop whose centre lies in region (r, c)."""
+    """A rotated, perhaps mirrored crop at a random brightness whose centre lies in region (r, c)."""
     height, width = photo.height / REGIONS[0], photo.width / REGIONS[1]
     side = int(min(CROP, height, width))
     top = (r + 0.5) * height - side / 2 + draw.uniform(-0.25, 0.25) * (height - 0.5 * side)
@@ -70,15 +70,16 @@ def _crop(photo: Image.Image, draw: np.random.Generator, r: int, c: int) -> Imag
     )
     turned = around.rotate(draw.uniform(-15, 15), Image.Resampling.BICUBIC)
     crop = turned.crop((side // 2, side // 2, side // 2 + side, side // 2 + side))
-    crop = crop.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    crop = crop.resize((STORED, STORED), Image.Resampling.BICUBIC)
     if draw.random() < 0.5:
         crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return ImageEnhance.Brightness(crop).enhance(draw.uniform(0.75, 1.25))
 
 
 def _spoil(crop: Image.Image, kind: str, draw: np.random.Generator) -> Image.Image:
+    """The crop as an anomaly of a kind; "other" leaves it as it is."""
     if kind == "moved":  # its quarters change places
-        h, order = SIDE // 2, draw.permutation(4)
+        h, order = STORED // 2, draw.permutation(4)
         while (order == np.arange(4)).any():
             order = draw.permutation(4)
         parts = [crop.crop((x, y, x + h, y + h)) for y in (0, h) for x in (0, h)]

@@ -1,9 +1,6 @@
-"""Features to what a user asks of them first: similar items, near duplicates, and a file that keeps features by name.
+"""Features by file name, and what is written of them: the embedding itself, neighbours and scores as tables.
 
-    similarity of x and y = cos(x - m, y - m),  m the mean of the items searched
-
-Sources: [K] cosines are centred, as in `graph`; near duplicates are told by the correlation of 16 x 16 pixels, before
-anything is trained. Search is exact at every size.
+Tables are CSV in UTF-8 with one line of names; the search behind them is `metrics.local.Index`. [K]
 """
 
 from __future__ import annotations
@@ -13,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -55,8 +53,8 @@ def save_embedding(path: str | Path, embedding: Embedding) -> list[Path]:
         OSError: where they cannot be written.
     """
     path, (features, names) = Path(path), embedding
-    printable = [_printable(name) for name in names]
-    arrays = {"features": features.numpy(), "names": np.array(printable, dtype=str)}
+    printable = _printable(names)
+    arrays = {"features": features.numpy(), "names": printable}
 
     def write(draft: Path) -> None:
         with open(draft, "wb") as file:  # a file, because savez would add .npz to the draft's name
@@ -82,27 +80,22 @@ def load_embedding(path: str | Path) -> Embedding:
 
 def write_neighbors(path: Path, names: Sequence[str], similarity: Tensor, neighbors: Tensor) -> None:
     """Write `Index.similar` as CSV: name, rank from 1, neighbour, similarity."""
-    rows = ["name,rank,neighbour,similarity"]
-    for i, (values, found) in enumerate(zip(similarity.tolist(), neighbors.tolist(), strict=True)):
-        rows += [
-            f"{_quoted(names[i])},{rank},{_quoted(names[j])},{value:.4f}"
-            for rank, (value, j) in enumerate(zip(values, found, strict=True), start=1)
-        ]
-    write_text(path, "\n".join(rows) + "\n")
+    (items, k), named = neighbors.shape, _printable(names)
+    columns = {
+        "name": np.repeat(named, k),
+        "rank": np.tile(np.arange(1, k + 1), items),
+        "neighbour": named[neighbors.flatten().numpy()],
+        "similarity": similarity.flatten().numpy(),
+    }
+    write_text(path, pd.DataFrame(columns).to_csv(index=False, float_format="%.4f"))
 
 
 def write_scores(path: Path, names: Sequence[str], scores: dict[str, Tensor]) -> None:
     """Write scores (N,) by name as CSV, one row an item."""
-    rows = [",".join(["name", *scores])]
-    for i, name in enumerate(names):
-        rows.append(",".join([_quoted(name), *(f"{float(values[i]):.5f}" for values in scores.values())]))
-    write_text(path, "\n".join(rows) + "\n")
+    columns = {"name": _printable(names)} | {name: values.numpy() for name, values in scores.items()}
+    write_text(path, pd.DataFrame(columns).to_csv(index=False, float_format="%.5f"))
 
 
-def _printable(name: str) -> str:
-    """A file name that is no Unicode is kept with its bytes escaped rather than refused."""
-    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
-
-
-def _quoted(name: str) -> str:
-    return '"' + _printable(name).replace('"', '""') + '"'
+def _printable(names: Sequence[str]) -> np.ndarray:
+    """Names as an array of text; the bytes of a file name that is no Unicode are escaped rather than refused."""
+    return np.array([name.encode(errors="surrogateescape").decode(errors="backslashreplace") for name in names], str)
