@@ -314,7 +314,7 @@ def _timm_backbone(name: str, pretrained: bool) -> tuple[nn.Module, int]:
     try:
         import timm
     except ImportError:
-        raise ValueError(f"encoder 'timm:{name}' needs the package timm: pip install 'sagkit[timm]'") from None
+        raise ValueError(f"encoder 'timm:{name}' needs the package timm: pip install 'sagkit[train]'") from None
     if not timm.is_model(name):
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)) or "timm.list_models()"
         raise ValueError(f"timm has no backbone {name!r}: did you mean {near}?")

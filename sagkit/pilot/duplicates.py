@@ -25,7 +25,9 @@ def near_duplicates(images: Tensor, least: float = 0.98) -> list[list[int]]:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    small = [F.interpolate(part.float(), (THUMBNAIL, THUMBNAIL), mode="area").flatten(1) for part in images.split(CHUNK)]
+    small = [
+        F.interpolate(part.float(), (THUMBNAIL, THUMBNAIL), mode="area").flatten(1) for part in images.split(CHUNK)
+    ]
     x = torch.cat(small)  # (N, 768)
     centred = x - x.mean(dim=1, keepdim=True)
     flat = centred.std(dim=1) < 2  # of 255 levels: the rest is noise

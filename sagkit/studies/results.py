@@ -274,17 +274,8 @@ def main(results: str = "figures/results", out: str = ".") -> None:
         results: folder of records.
         out: folder of the checkout that the pages are written into.
     """
-    try:
-        figures = Figures(results)
-        pages = {name: page(name, figures) for name in PAGES}
-    except ValueError as error:
-        raise SystemExit(f"sagkit study results: {error}") from None
+    figures = Figures(results)
+    pages = {name: page(name, figures) for name in PAGES}
     for name, text in pages.items():
         write_text(Path(out) / name, text)
         print(f"{Path(out) / name}: {len(text.encode()):,} bytes")
-
-
-if __name__ == "__main__":
-    import tyro
-
-    tyro.cli(main, prog="sagkit study results")

@@ -1,6 +1,6 @@
 """Do encoders order the classes of a set that they were never trained on? Every stored encoder, judged on that set.
 
-    python -m sagkit.studies.transfer        record: figures/results/transfer/shapes.json
+    sagkit study transfer        record: figures/results/transfer/shapes.json
 
 Each encoder embeds the set's test images once. *Structure* is the Spearman correlation between embedding distance and
 tree distance over pairs of images of different classes; *kNN* takes its labels from a bank of the set's own training
@@ -152,22 +152,13 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     by_profile = groups(read_records(results))
-    try:
-        test, bank = load_images(data, "test"), drawn_bank(data, bank_size, seed)
-        rows = [unseen_rows(by_profile.get((profile, train_set), []), test, bank, data) for profile in profiles]
-    except ValueError as error:
-        raise SystemExit(f"sagkit.transfer: {error}") from None
+    test, bank = load_images(data, "test"), drawn_bank(data, bank_size, seed)
+    rows = [unseen_rows(by_profile.get((profile, train_set), []), test, bank, data) for profile in profiles]
     pixels = nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.Flatten())  # 192 numbers an image
     flat = {"profile": None, "row": PIXELS, "epochs": 0, "seed": 0, **unseen_figures(pixels, test, bank, data)}
     about = {"data": data, "train_set": train_set, "bank_size": bank_size, "seed": seed}
-    record = {"command": command_line("sagkit.studies.transfer"), **about, **provenance()}
+    record = {"command": command_line("study transfer"), **about, **provenance()}
     record["rows"] = [*(row for part in rows for row in part), flat]
     write_record(Path(results) / f"transfer/{data}.json", record)
     for profile in profiles:
         print(profile, to_markdown(transfer_table(figures_by_seed(record, profile))), "", sep="\n\n")
-
-
-if __name__ == "__main__":
-    import tyro
-
-    tyro.cli(main, prog="python -m sagkit.studies.transfer")
