@@ -26,9 +26,8 @@ from sagkit.studies.benchmarks import bench_table, read_bench
 from sagkit.studies.tables import PERCENT, paired_table, tables_of
 from sagkit.train.record import groups, pairs_by_seed, read_records, rows_of, write_text
 
-PAGES = {page: f"{Path(page).name}.j2" for page in ("README.md", "figures/RESULTS.md", "figures/BENCHMARKS.md")}
+PAGES = ("README.md", "figures/RESULTS.md", "figures/BENCHMARKS.md")
 STUDIES = {"assess": assess, "line": line, "purity": purity, "sharpen": sharpen, "validity": validity, "versus": versus}
-TABLES = {"line": line.line_table, "validity": validity.validity_table}  # those that prose cites cells of
 WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 GOALS = {"gain": 15, "walk_share": 5, "knn": 35, "validity": 0.95}  # set beforehand: per cent, the last a correlation
 
@@ -41,7 +40,8 @@ class Figures:
     """
 
     def __init__(self, results: str | Path = "figures/results"):
-        self.results, self.goals = Path(results), GOALS
+        self.results = Path(results)
+        self._shown: dict[str, str] = {}  # tables of studies, some of which resample
         self._records = groups(read_records(results))
         self._studies = {
             str(path.relative_to(results).with_suffix("")): json.loads(path.read_text())
@@ -150,8 +150,10 @@ class Figures:
         }[what]
 
     def cell(self, study: str, row: str, column: str) -> str:
-        """A cell of the table of a study, `line/cifar100` or `validity/shapes`."""
-        return str(TABLES[study.partition("/")[0]](self._study(study)).loc[row, column])
+        """A cell of the table of a study, `line/cifar100` or `validity/shapes`, as the page shows it."""
+        lines = (line[2:-2].split(" | ") for line in self.study(study).splitlines() if line.startswith("| "))
+        head, _, *body = lines
+        return next(dict(zip(head, cells, strict=True)) for cells in body if cells[0] == row)[column]
 
     def embeddings(self, data: str) -> str:
         """Number of embeddings in the validity study of a data set."""
@@ -193,7 +195,9 @@ class Figures:
 
     def study(self, name: str) -> str:
         """The table and caption of a study, `purity/cifar100`."""
-        return STUDIES[name.partition("/")[0]].summary(self._study(name))
+        if name not in self._shown:
+            self._shown[name] = STUDIES[name.partition("/")[0]].summary(self._study(name))
+        return self._shown[name]
 
     def bench(self, name: str) -> str:
         """The table of a benchmark."""
@@ -249,22 +253,33 @@ def _word(number: int) -> str:
     return WORDS[number] if number < len(WORDS) else str(number)
 
 
-def page(name: str, figures: Figures) -> str:
-    """One page, `README.md` or `figures/RESULTS.md` or `figures/BENCHMARKS.md`, as it has to read.
+def environment(figures: Figures, **options) -> Environment:
+    """The templates, by name of their page with `.j2`, with every public method of `figures` to call.
 
-    Raises:
-        ValueError: where a record that it reads from is missing.
+    Args:
+        figures: what the templates ask.
+        options: further ones of jinja2's environment.
     """
-    world = Environment(
+    found = Environment(
         loader=FileSystemLoader(Path(__file__).with_name("templates")),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
         trim_blocks=True,
         lstrip_blocks=True,
+        **options,
     )
     asked = dict(inspect.getmembers(figures, inspect.ismethod))
-    world.globals |= {name: method for name, method in asked.items() if not name.startswith("_")}
-    return world.get_template(PAGES[name]).render(goals=figures.goals)
+    found.globals |= {name: method for name, method in asked.items() if not name.startswith("_")} | {"goals": GOALS}
+    return found
+
+
+def page(name: str, figures: Figures) -> str:
+    """One of `PAGES` as it has to read.
+
+    Raises:
+        ValueError: where a record that it reads from is missing.
+    """
+    return environment(figures).get_template(f"{Path(name).name}.j2").render()
 
 
 def main(results: str = "figures/results", out: str = ".") -> None:
@@ -275,7 +290,6 @@ def main(results: str = "figures/results", out: str = ".") -> None:
         out: folder of the checkout that the pages are written into.
     """
     figures = Figures(results)
-    pages = {name: page(name, figures) for name in PAGES}
-    for name, text in pages.items():
+    for name, text in {name: page(name, figures) for name in PAGES}.items():
         write_text(Path(out) / name, text)
         print(f"{Path(out) / name}: {len(text.encode()):,} bytes")

@@ -120,7 +120,7 @@ def paired_table(profile: str, train_set: str, baseline: str, records: list[dict
 def _records_of(profile: str, train_set: str, records: list[dict]) -> list[dict]:
     if chosen := groups(records).get((profile, train_set)):
         return chosen
-    raise ValueError(f"no records of profile {profile!r} on {train_set!r}: run `sagkit train` first")
+    raise ValueError(f"no records of profile {profile!r} on {train_set!r}: run sagkit train first")
 
 
 def rewrite_metrics(

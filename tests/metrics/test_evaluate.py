@@ -212,7 +212,7 @@ def test_unlabelled_images_train_and_are_judged_without_labels(tmp_path):
     assert entry["epoch"] == 1
     assert "loss" in entry
     assert not {"knn", "spearman_pairs"} & entry.keys()
-    assert "not measured" in tables.render("tour", "plain", read_records(tmp_path / "results"))
+    assert "not measured" in tables.tables_of("tour", "plain", read_records(tmp_path / "results"))
 
 
 @pytest.mark.parametrize(("split", "probe"), [("train", True), ("fit", False)])

@@ -12,7 +12,6 @@ from sagkit.studies.benchmarks import (
     walk_table,
     widget_table,
 )
-from sagkit.studies.tables import fill_marked
 
 MADE = {"processor": "a machine", "threads": 2, "command": "make bench", "commit": "0123456789abcdef"}
 
@@ -84,20 +83,6 @@ def test_widgets_show_the_median_and_the_slowest_answer():
     text = widget_table({"widgets": record})
     assert "| walk player | 0.12 | 0.46 |" in text
     assert "Batch of 512" in text
-
-
-def test_marked_places_are_filled_one_by_one_and_the_rest_stays():
-    text = "a\n<!-- bench x -->\nold\n<!-- /bench -->\nb\n<!-- bench y z -->\n\n<!-- /bench -->\n"
-    text += "<!-- table x -->\nc\n<!-- /table -->"
-    filled = fill_marked(text, "bench", lambda *words: "+".join(words))
-    assert filled == text.replace("old", "x").replace("y z -->\n\n", "y z -->\ny+z\n")
-    assert fill_marked(filled, "bench", lambda *words: "+".join(words)) == filled
-
-
-def test_a_mark_with_nothing_in_it_is_filled_and_does_not_reach_for_the_next_closing_mark():
-    text = "<!-- bench x -->\n<!-- /bench -->\nkept\n<!-- bench y -->\nold\n<!-- /bench -->\n"
-    wanted = "<!-- bench x -->\nx\n<!-- /bench -->\nkept\n<!-- bench y -->\ny\n<!-- /bench -->\n"
-    assert fill_marked(text, "bench", str) == wanted
 
 
 def test_a_table_is_github_markdown():

@@ -1,9 +1,9 @@
 """Extrapolation of cost: identity at the recorded size, each part's growth, prices, and what is refused."""
 
 import pytest
-from test_report import record
+from test_tables import record
 
-from sagkit.studies.cost import estimate, extrapolated, show
+from sagkit.studies.cost import estimate, estimate_text, extrapolated
 from sagkit.studies.tables import main
 from sagkit.train.record import rows_of, write_record
 
@@ -73,7 +73,7 @@ def test_the_report_prints_hours_price_and_assumptions_and_says_what_cannot_be_t
     assert "vicreg: 0.27 h, price 0.96" in text
     assert "vicreg (random) was not trained" in text
     assert "assumed: measured on a machine, 2 thread(s)" in text
-    assert show("x", estimate(timed())).startswith("x: 0.27 h (backward 42%, encoder 31%")
+    assert estimate_text("x", estimate(timed())).startswith("x: 0.27 h (backward 42%, encoder 31%")
     write_record(tmp_path / "vicreg-seed0.json", timed())
     main(results=str(tmp_path), cost=True, images=2000, price=3.6)
     assert "5 epochs of 2,000 images in batches of 100, from 1,000 in batches of 100" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Tables: intervals by hand, one row per variant, README's tables equal the committed records."""
+"""Tables: intervals by hand, one row per variant, differences paired by seed, records from committed states."""
 
 import json
 from pathlib import Path
@@ -8,12 +8,11 @@ import pytest
 
 from sagkit.__main__ import main as sagkit
 from sagkit.metrics.stats import Summary
-from sagkit.pilot.assess import summary
 from sagkit.show.tables import to_markdown
 from sagkit.studies.benchmarks import read_bench
 from sagkit.studies.cost import costs
-from sagkit.studies.tables import UNSEEN, differences, fill, render, table
-from sagkit.train.record import groups, read_records, record_path, rows_of, write_record
+from sagkit.studies.tables import UNSEEN, differences, method_table, paired_table, tables_of
+from sagkit.train.record import read_records, record_path, rows_of, write_record
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,7 +48,7 @@ def test_the_interval_is_students_t_over_seeds():
 def test_a_row_is_a_method_and_variant_and_says_what_was_not_measured():
     records = [record(seed=s, knn=0.3 + s / 100) for s in range(3)]
     records += [record("sag-vicreg", "queue", seed=0, linear=0.5)]
-    rows = table(records)
+    rows = method_table(records)
     assert list(rows.index) == ["sag-vicreg (queue)", "vicreg"]
     assert rows.loc["vicreg", "seeds"] == "3"
     assert rows.loc["vicreg", "kNN %"] == "31.0 ± 2.5"
@@ -59,7 +58,7 @@ def test_a_row_is_a_method_and_variant_and_says_what_was_not_measured():
 
 
 def test_a_figure_that_only_some_seeds_have_is_not_averaged_over_those():
-    rows = table([record(seed=0, linear=0.4), record(seed=1)])
+    rows = method_table([record(seed=0, linear=0.4), record(seed=1)])
     assert rows.loc["vicreg", "linear %"] == "not measured"
 
 
@@ -94,8 +93,8 @@ def test_runs_of_different_settings_are_not_averaged_into_one_row():
     longer = record(seed=1)
     longer["config"] = {"epochs": 9, "threads": 2}
     with pytest.raises(ValueError, match=r"'vicreg' differ in epochs 5 and 9: give one of the settings a --variant"):
-        table([record(), longer])
-    assert len(table([record(), {**longer, "variant": "long"}])) == 2
+        method_table([record(), longer])
+    assert len(method_table([record(), {**longer, "variant": "long"}])) == 2
 
 
 def test_costs_are_means_over_seeds_of_trained_rows():
@@ -113,47 +112,23 @@ def test_costs_are_means_over_seeds_of_trained_rows():
     assert "vicreg (random)" not in costs(rows_of(runs)).index
 
 
-def test_filling_replaces_marked_tables_and_nothing_else():
-    text = "before\n<!-- table laptop cifar100 -->\nold\n<!-- /table -->\nafter"
-    filled = fill(text, [record()], "nowhere")
-    assert filled.startswith("before\n<!-- table")
-    assert filled.endswith("<!-- /table -->\nafter")
-    assert "old" not in filled
-    assert to_markdown(table([record()])) in filled
-    assert fill(filled, [record()], "nowhere") == filled
-
-
 def test_classes_left_out_of_training_have_a_table_of_their_own():
     records = [record(seed=s, knn=0.3, unseen_knn=0.2 + s / 10) for s in range(2)]
     records += [record("sag-vicreg", seed=s, knn=0.3, unseen_knn=0.25 + s / 10) for s in range(2)]
-    text = render("laptop", "cifar100", records)
+    text = tables_of("laptop", "cifar100", records)
     assert "| classes left out of training | seeds |" in text
     assert to_markdown(differences(records, columns=UNSEEN)) in text
     assert differences(records, columns=UNSEEN).loc["sag-vicreg − vicreg", "kNN %"] == "+5.0"
-    assert "left out" not in render("laptop", "cifar100", [record()])
+    assert "left out" not in tables_of("laptop", "cifar100", [record()])
 
 
-def test_differences_from_another_row_fill_their_mark():
+def test_differences_from_another_row_have_a_table_of_their_own():
     records = [record(seed=s, knn=0.3) for s in range(2)] + [record("sag-vicreg", seed=s, knn=0.4) for s in range(2)]
-    filled = fill("<!-- paired laptop cifar100 sag-vicreg -->\n<!-- /paired -->", records, "nowhere")
-    assert "| vicreg − sag-vicreg | 2 |" in filled
-    assert to_markdown(differences(records, "sag-vicreg")) in filled
+    text = paired_table("laptop", "cifar100", "sag-vicreg", records)
+    assert "| vicreg − sag-vicreg | 2 |" in text
+    assert to_markdown(differences(records, "sag-vicreg")) in text
     with pytest.raises(ValueError, match="no records of profile 'tuned'"):
-        fill("<!-- paired tuned cifar100 vicreg -->\n<!-- /paired -->", records, "nowhere")
-
-
-def test_the_record_of_an_assessment_fills_its_mark(tmp_path):
-    found = {"data": "cifar100", "resamplings": 0, "processor": "a machine", "command": "python x", "commit": "0" * 40}
-    rows = [{"what": w, "name": w, "verdict": "v", "metrics": {"knn": k}} for w, k in (("pixels", 0.1), ("net", 0.3))]
-    write_record(tmp_path / "assess/cifar100.json", found | {"rows": rows})
-    text = "a\n<!-- assess cifar100 -->\n<!-- /assess -->\nb"
-    filled = fill(text, [record()], tmp_path)
-    assert filled == f"a\n<!-- assess cifar100 -->\n{summary(found | {'rows': rows})}\n<!-- /assess -->\nb"
-    assert filled.index("| pixels |") < filled.index("| net |")  # in the order that was asked for
-    assert fill(filled, [record()], tmp_path) == filled
-    for name in ("assess", "line", "purity", "validity"):
-        text = fill(f"<!-- {name} cifar10 -->\n<!-- /{name} -->", [record()], tmp_path)
-        assert text.splitlines()[1] == f"Not measured yet: `python -m sagkit.{name}` writes the record."
+        paired_table("tuned", "cifar100", "vicreg", records)
 
 
 def test_records_are_found_where_they_are_written(tmp_path, monkeypatch):
@@ -172,16 +147,7 @@ def test_no_records_is_said_with_its_remedy(tmp_path):
     with pytest.raises(SystemExit, match=r"^sagkit report: no run records under .*run sagkit train"):
         sagkit(["report", "--results", str(tmp_path)])
     with pytest.raises(ValueError, match="no records of profile 'gpu' on 'cifar100'"):
-        render("gpu", "cifar100", [record()])
-
-
-def test_the_tables_of_the_readme_are_those_of_the_committed_records():
-    records = read_records(ROOT / "figures/results")
-    assert ("laptop", "cifar100") in groups(records)
-    text = (ROOT / "README.md").read_text()
-    assert fill(text, records, ROOT / "figures/results") == text, (
-        "README is stale: run python -m sagkit.report --write README.md"
-    )
+        tables_of("gpu", "cifar100", [record()])
 
 
 def test_every_published_record_comes_from_a_committed_state():
