@@ -1,10 +1,17 @@
 # make demo: fresh machine -> virtual environment -> the tour notebook on the procedural data set.
-# make test: everything CI checks. Both install what they need; PYTHON chooses the interpreter (3.10 or newer).
+# make check: style, types and the fast tests. make test: everything CI checks.
+# Each installs what it needs; PYTHON chooses the interpreter (3.10 or newer). All they write is ignored by git.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(abspath $(VENV))/bin
+TYPES  ?= $(BIN)/mypy
+# Processes side by side, each of one thread (tests/conftest.py). loadgroup hands out one test, or one group, at a time.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup
 
-.PHONY: install demo test bench figures lab clean
+# Bytecode is worth writing: with shape checks it costs each test process 8 s to compile anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: install demo static check test bench figures lab clean
 .DEFAULT_GOAL := demo
 
 install: $(VENV)/.installed
@@ -16,16 +23,26 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 
 demo: install
 	@begin=$$(date +%s); \
-	mkdir -p figures/tour && cd notebooks && \
-	$(BIN)/papermill 00_tour.ipynb ../figures/tour/00_tour.ipynb -p out ../figures/tour -r stored "" --log-output && \
-	cat ../figures/tour/table.md && \
+	mkdir -p runs/tour && cd notebooks && \
+	$(BIN)/papermill 00_tour.ipynb ../runs/tour/00_tour.ipynb -p out ../runs/tour -r stored "" --log-output && \
+	cat ../runs/tour/table.md && \
 	echo "demo: $$(($$(date +%s) - begin)) s after installation"
 
-test: install
+static: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest tests
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=300 notebooks
+	$(TYPES)
+
+check: static
+	$(PYTEST) -m "not slow" tests
+
+# The tests leave the tree as they found it.
+test: static
+	@before=$$(git status --porcelain 2>&1); \
+	$(PYTEST) tests && \
+	if [ "$$(git status --porcelain 2>&1)" != "$$before" ]; then \
+		git status --porcelain; echo "the tests changed the tree"; exit 1; \
+	fi
 
 # Peers that no wheel or no newer numpy suits are installed as they can be; one that fails is reported as absent.
 bench: install
@@ -38,10 +55,14 @@ bench: install
 
 # Pictures for a talk, SVG and PNG, from the procedural set and the committed records.
 figures: install
-	$(BIN)/python -m sagkit.figures --out figures/talk
+	$(BIN)/sagkit study figures --talk --out runs/figures
 
+# JupyterLab on copies of the notebooks, kept under runs/lab with what is changed in them.
 lab: install
-	$(BIN)/jupyter-lab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks/00_tour.ipynb
+	@mkdir -p runs/lab/notebooks
+	@ln -sfn ../../figures runs/lab/figures
+	@for page in notebooks/*.ipynb; do [ -e "runs/lab/$$page" ] || cp "$$page" "runs/lab/$$page"; done
+	$(BIN)/jupyter-lab --ServerApp.root_dir="$(CURDIR)/runs/lab" --LabApp.default_url=/lab/tree/notebooks/00_tour.ipynb
 
 clean:
-	rm -rf runs build .pytest_cache .ruff_cache .benchmarks .hypothesis *.egg-info
+	rm -rf runs build dist .*_cache .benchmarks .hypothesis *.egg-info

@@ -1,7 +1,7 @@
 """Notebooks in a real browser: JupyterLab on a loopback port, Debian's chromium, keys pressed, pictures that change.
 
 Needs chromium (apt-get install chromium) and playwright (pip install playwright; it need not download a browser).
-SAGKIT_REQUIRE_BROWSER=1 turns a skip into a failure. Screenshots go to SAGKIT_SCREENSHOTS, or figures/ci.
+SAGKIT_REQUIRE_BROWSER=1 turns a skip into a failure. Screenshots go to SAGKIT_SCREENSHOTS, or runs/ci.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SHOTS = Path(os.environ.get("SAGKIT_SCREENSHOTS", ROOT / "figures/ci"))
+SHOTS = Path(os.environ.get("SAGKIT_SCREENSHOTS", ROOT / "runs/ci"))
 MINUTES = 60_000  # in milliseconds; generous, since a busy machine is no fault of the notebooks
 
 

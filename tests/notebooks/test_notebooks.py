@@ -1,6 +1,7 @@
-"""Notebooks run as reports with other parameters, by papermill."""
+"""Every notebook, once from top to bottom as it stands; some again as reports with other parameters, by papermill."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import papermill
@@ -10,6 +11,7 @@ from PIL import Image
 from sagkit.data.load import make_shapes
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+PAGES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 FAST = {"epochs": 1, "seed": 3}
 
 # Each entry: a notebook, parameters other than its defaults, the methods it then trains, its least number of pictures.
@@ -18,23 +20,45 @@ REPORTS = {
     "training": ("05_train_cifar100", {**FAST, "method": "sag-vicreg", "profile": "tour"}, {"sag-vicreg"}, 5),
 }
 
+pytestmark = [pytest.mark.slow, pytest.mark.notebook]
 
-def run(name: str, folder: Path, parameters: dict):
-    target = folder / "report.ipynb"
-    given = parameters | {"out": str(folder / "out")}
-    return papermill.execute_notebook(NOTEBOOKS / f"{name}.ipynb", target, given, progress_bar=False)
+
+def defaults(name: str) -> dict[str, str]:
+    """The parameters of a notebook, as Python source."""
+    return {p["name"]: p["default"] for p in papermill.inspect_notebook(NOTEBOOKS / f"{name}.ipynb").values()}
+
+
+def run(name: str, folder: Path, cwd: Path | None = None, **parameters):
+    """The notebook as executed in `cwd` (where it is read from else), stored in `folder` and nowhere else."""
+    return papermill.execute_notebook(
+        NOTEBOOKS / f"{name}.ipynb",
+        folder / f"{name}.ipynb",
+        parameters,
+        cwd=cwd or NOTEBOOKS,
+        progress_bar=False,
+        execution_timeout=300,
+    )
 
 
 def outputs(report) -> list[dict]:
     return [output for cell in report.cells for output in cell.get("outputs", [])]
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("name", PAGES)
+def test_a_notebook_runs_as_it_stands_and_leaves_the_tree_clean(tmp_path, name):
+    # What it writes at its defaults goes where git does not look; a scratch folder takes it here, so that nothing
+    # an earlier run left is found.
+    out = json.loads(defaults(name).get("out", "null"))
+    if out is not None:
+        stands = subprocess.run(["git", "check-ignore", "-q", out], cwd=NOTEBOOKS, check=False).returncode
+        assert stands in (0, 128), f"{name} writes to {out}, which git tracks"  # 128: no checkout
+    run(name, tmp_path, **({"out": str(tmp_path / "out")} if out is not None else {}))
+
+
 @pytest.mark.parametrize("name", REPORTS)
-def test_a_notebook_runs_with_other_parameters(tmp_path, monkeypatch, name):
-    monkeypatch.chdir(tmp_path)
+def test_a_notebook_runs_with_other_parameters(tmp_path, name):
     notebook, parameters, methods, pictures = REPORTS[name]
-    report = run(notebook, tmp_path, parameters)
+    report = run(notebook, tmp_path, tmp_path, **parameters, out=str(tmp_path / "out"))
     injected = next(cell for cell in report.cells if "injected-parameters" in cell.metadata.get("tags", []))
     assert "epochs = 1" in injected.source
     records = [json.loads(path.read_text()) for path in (tmp_path / "out/results").rglob("*.json")]
@@ -45,28 +69,20 @@ def test_a_notebook_runs_with_other_parameters(tmp_path, monkeypatch, name):
     assert (tmp_path / "out/umap.png").exists() == (notebook == "00_tour")
 
 
-@pytest.mark.slow
-def test_without_cifar_and_without_records_the_pages_say_so_and_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # no records here
+@pytest.mark.parametrize("name", ["06_global_structure", "07_paper_tables", "08_unseen_data"])
+def test_without_cifar_and_without_records_the_pages_say_so_and_run(tmp_path, monkeypatch, name):
     monkeypatch.setenv("SAGKIT_DATA", str(tmp_path / "nothing"))
-    for name in ("06_global_structure", "07_paper_tables", "08_unseen_data"):
-        report = papermill.execute_notebook(
-            NOTEBOOKS / f"{name}.ipynb", tmp_path / f"{name}.ipynb", {"results": "none"}, progress_bar=False
-        )
-        assert sum("not measured yet" in str(output) for output in outputs(report)) >= 3
+    report = run(name, tmp_path, tmp_path, results="none")  # no records here
+    assert sum("not measured yet" in str(output) for output in outputs(report)) >= 3
 
 
-@pytest.mark.slow
 def test_a_folder_of_ones_own_is_trained_on_and_searched(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SAGKIT_CACHE", str(tmp_path / "cache"))
     (tmp_path / "mine").mkdir()
     for i, image in enumerate(make_shapes(48, size=32, seed=0).images):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "mine" / f"{i:02d}.png")
     given = {"folder": str(tmp_path / "mine"), "encoder": "", "minutes": 0.01, "results": "none"}
-    report = papermill.execute_notebook(
-        NOTEBOOKS / "10_your_own_images.ipynb", tmp_path / "report.ipynb", given, progress_bar=False
-    )
+    report = run("10_your_own_images", tmp_path, tmp_path, **given)
     told = " ".join(str(output) for output in outputs(report))
     for words in ("48 images of 0 class folders", "no duplicates", "no known anomalies", "not measured yet"):
         assert words in told
