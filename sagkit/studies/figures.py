@@ -49,7 +49,7 @@ def method_picture(scene: scenes.Scene, nodes: int = 30, k: int = 4, length: int
     return plots.method_diagram(images, a, b, drawn, plots.graph_layout(drawn), paths[order[0]].tolist(), pairs)
 
 
-def class_tree() -> plots.Picture:
+def shapes_tree() -> plots.Picture:
     """The known tree of the 27 classes of shapes, cut into its three families."""
     from scipy.cluster.hierarchy import linkage
     from scipy.spatial.distance import squareform
@@ -122,7 +122,7 @@ def main(out: Path = Path("figures/talk"), results: Path = Path("figures/results
     if talk:
         pictures["walk"] = scenes.walk_view(scene, start=5, length=4, seed=1)
         pictures["pairs"] = scenes.pairing_view(scene, anchor=5, length=1, k=3, mutual=False)
-        pictures["tree"] = class_tree()
+        pictures["tree"] = shapes_tree()
     for name, picture in pictures.items():
         if picture is not None:
             plots.save(picture, out / name, (".png", ".svg") if talk else (".png",))

@@ -32,7 +32,7 @@ from sagkit.metrics.stats import Summary
 from sagkit.model import extract_features
 from sagkit.pilot.anomaly import SCORES, auroc
 from sagkit.show.tables import origin, to_markdown
-from sagkit.train.record import command_line, load_encoder, provenance, read_records, stored_encoder, write_record
+from sagkit.train.record import command_line, load_encoder, provenance, read_records, stored_encoders, write_record
 
 FOUND = 10  # items of a search
 FIGURES = {
@@ -168,12 +168,15 @@ def encoders(results: str, names: tuple[str, ...]) -> dict[tuple[str, int], Path
     Args:
         results: folder of run records.
         names: method, or method-variant; "raw-pixels" has no encoder.
+
+    Raises:
+        ValueError: for a row of which only some encoders are stored, see `record.stored_encoders`.
     """
-    found = {("raw-pixels", 0): None}
+    runs = defaultdict(list)
     for record in read_records(results):
-        if path := stored_encoder(record):
-            found[path.stem.removesuffix(f"-seed{record['seed']}"), record["seed"]] = path
-    return {key: found[key] for name in names for key in found if key[0] == name}
+        runs[Path(record["path"]).stem.removesuffix(f"-seed{record['seed']}")].append(record)
+    found = {name: {0: None} if name == "raw-pixels" else stored_encoders(runs[name]) for name in names}
+    return {(name, seed): path for name, paths in found.items() for seed, path in paths.items()}
 
 
 def main(

@@ -30,20 +30,20 @@ from sagkit.train.record import (
     provenance,
     read_records,
     rows_of,
-    stored_encoder,
+    stored_encoders,
     trained,
     write_record,
 )
 
 
 def encoders_of(records: list[dict]) -> dict[str, dict[int, Path]]:
-    """Stored encoders of trained rows, by row and seed; records are of one profile and training set."""
-    found = {}
-    for name, runs in rows_of(trained(records)).items():
-        in_order = sorted(runs, key=lambda run: run["seed"])
-        if kept := {run["seed"]: path for run in in_order if (path := stored_encoder(run))}:
-            found[name] = kept
-    return found
+    """Stored encoders of trained rows, by row and seed; records are of one profile and training set.
+
+    Raises:
+        ValueError: for a row of which only some encoders are stored, see `record.stored_encoders`.
+    """
+    found = {name: stored_encoders(runs) for name, runs in rows_of(trained(records)).items()}
+    return {name: paths for name, paths in found.items() if paths}
 
 
 class Rows(NamedTuple):
@@ -59,7 +59,7 @@ def open_rows(results: str | Path, profile: str, train_set: str, baseline: str) 
     """The rows of a profile and training set, with the images that their records are judged on.
 
     Raises:
-        ValueError: for a baseline without a stored encoder, or images that are missing.
+        ValueError: for a baseline without a stored encoder, a row of which only some are stored, or missing images.
     """
     records = groups(read_records(results)).get((profile, train_set), [])
     stored = encoders_of(records)

@@ -45,7 +45,7 @@ def test_the_method_diagram_pairs_images_by_walks_of_its_graph(scene):
 
 
 def test_the_class_tree_cuts_into_the_three_families():
-    labels = [tick.get_text() for tick in figures.class_tree().axes[0].get_xticklabels()]
+    labels = [tick.get_text() for tick in figures.shapes_tree().axes[0].get_xticklabels()]
     assert len(labels) == 27
     family = {}
     for label in labels:

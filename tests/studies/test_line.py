@@ -76,7 +76,7 @@ def test_the_figures_of_a_line_are_those_of_loops():
     assert found["auroc_neighbours"] == pytest.approx(np.mean(wins), abs=1e-3)
     assert found["precision_class"] == pytest.approx(np.mean(shares["class"]), abs=1e-3)
     assert found["precision_superclass"] == pytest.approx(np.mean(shares["superclass"]), abs=1e-3)
-    assert found.keys() == lining.COLUMNS.keys()
+    assert found.keys() == lining.FIGURES.keys()
     assert line_figures(bank, queries, line, ("walks",)).keys() == {
         "auroc_walks", "precision_class", "precision_superclass"
     }  # fmt: skip
@@ -86,7 +86,7 @@ def test_a_table_takes_means_over_lines_and_then_intervals_over_seeds_and_pairs_
     rng = np.random.default_rng(0)
     values = {name: rng.uniform(size=(3, 2)) for name in ("vicreg", "sag-vicreg")}
     rows = [
-        {"encoder": name, "seed": seed, "lines": [dict.fromkeys(lining.COLUMNS, float(v)) for v in of[seed]]}
+        {"encoder": name, "seed": seed, "lines": [dict.fromkeys(lining.FIGURES, float(v)) for v in of[seed]]}
         for name, of in values.items()
         for seed in range(3)
     ]

@@ -40,6 +40,10 @@ def test_validity_is_the_rank_correlation_over_embeddings():
     scores[3] = scores[7]
     assert validity.validity(scores, semantic) == pytest.approx(spearmanr(scores, semantic).statistic)
     assert validity.validity(np.ones(30), semantic) == 0
+    drawn = np.random.default_rng(1).integers(30, size=(20, 30))
+    one_by_one = [validity.validity(scores[rows], semantic[rows]) for rows in drawn]
+    assert validity.validities(scores[drawn], semantic[drawn]) == pytest.approx(one_by_one)
+    assert (validity.validities(np.ones((3, 30)), semantic[drawn[:3]]) == 0).all()
 
 
 def test_the_best_on_the_first_half_and_validation_images_is_chosen():

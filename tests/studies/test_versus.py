@@ -47,6 +47,14 @@ def test_a_difference_is_that_of_the_scores_over_the_seeds_both_have(house):
     assert low < row["spearman"] < high
 
 
+def test_a_row_of_which_an_encoder_is_missing_is_refused_with_the_command_that_makes_it(house, tmp_path):
+    records = read_records(house[0])
+    gone = next(record for record in records if (record["method"], record["seed"]) == ("sag-vicreg", 2))
+    gone["path"] = str(tmp_path / "elsewhere.json")
+    with pytest.raises(ValueError, match=r"no stored encoder of tour / shapes / sag-vicreg, seed 2: `.*--seed 2"):
+        encoders_of(records)
+
+
 def test_a_row_beside_its_copy_differs_by_nothing(house):
     results, test, distances = house
     stored = encoders_of(read_records(results))
