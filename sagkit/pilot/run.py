@@ -1,12 +1,12 @@
-"""A folder of images, without labels, to a first answer in an afternoon: structure, look-alikes, oddities, cost.
+"""The pilot of a folder of images, without labels: train, embed, and report structure, look-alikes, anomalies, cost.
 
     sagkit pilot my/photos --out runs/pilot --minutes 10
     sagkit pilot --demo --out runs/pilot
 
     broken files, near duplicates -> estimate -> SAG-VICReg -> embedding.npz -> neighbours, anomalies -> report.html
 
-[K] Class folders, if there are any, are not shown to the training; they are used to score it. Every file is written
-whole as soon as it is known, so that a later failure costs only what comes after.
+[K] Class folders, if there are any, are used to score the encoder and not to train it. Every file is written whole as
+soon as its content is known, so that a later failure costs only what comes after.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def check_writable(out: Path) -> None:
 
 
 def read_folder(folder: Path, size: int | None) -> ImageSet:
-    """Images of a folder; what cannot be read is in `unreadable` and does not stop it.
+    """Images of a folder; files that cannot be read are listed in `unreadable`.
 
     Raises:
         ValueError: for fewer images than training needs.
@@ -89,10 +89,10 @@ def known_odd(images: ImageSet, name: str | None) -> Tensor | None:
     return images.labels == images.class_names.index(name)
 
 
-def compare(encoder: nn.Module, images: ImageSet, odd: Tensor | None, seed: int) -> dict[str, dict]:
-    """Structure, precision and AUROC of raw pixels, an untrained network and the encoder, by field of Findings.
+def compare_with_baselines(encoder: nn.Module, images: ImageSet, odd: Tensor | None, seed: int) -> dict[str, dict]:
+    """Structure, precision and AUROC of raw pixels, an untrained network and the encoder, by field of `Findings`.
 
-    The label-free scores of the three are of the same images under the same changes.
+    The label-free scores of the three are of the same images in the same augmented views.
     """
     torch.manual_seed(seed)
     networks = {
@@ -105,25 +105,24 @@ def compare(encoder: nn.Module, images: ImageSet, odd: Tensor | None, seed: int)
         structure[name] = label_free(network, images.images, seed, STRUCTURE_IMAGES, RESAMPLINGS)
         features = extract_features(network, images.images)
         if images.labels is not None:
-            usual = torch.ones(len(images), dtype=torch.bool) if odd is None else ~odd
-            precision[name] = precision_at(features[usual], images.labels[usual])
-        if odd is not None:  # a covariance of 12,288 pixels has no meaning
+            normal = torch.ones(len(images), dtype=torch.bool) if odd is None else ~odd
+            precision[name] = precision_at(features[normal], images.labels[normal])
+        if odd is not None:  # a covariance of 64 x 64 x 3 pixels has no meaning
             kinds = [kind for kind in SCORES if name != "raw pixels" or kind != "Mahalanobis"]
             areas[name] = {kind: auroc(SCORES[kind](features), odd) for kind in kinds}
     return {"structure": structure, "precision": precision, "auroc": areas}
 
 
-def learn(images: ImageSet, out: Path, source: str, encoder: str | None, progress: bool, **training) -> Learnt:
-    """The encoder that was asked for, or else one trained here; see `budget.train_within` for what training takes."""
+def obtain_encoder(images: ImageSet, out: Path, source: str, encoder: str | None, progress: bool, **training) -> Learnt:
+    """The encoder that was asked for, or else one trained here; `training` is passed on to `budget.train_within`."""
     if encoder is not None:
         return Learnt(get_encoder(encoder), encoder)
     run, estimate = train_within(images, out, source, progress=progress, **training)
     return Learnt(run.encoder, f"{run.record['config']['encoder']}, trained here", run.record, estimate)
 
 
-def look(network: nn.Module, images: ImageSet, out: Path, watch: Stopwatch) -> dict:
-    """Write embedding.npz, neighbours.csv and anomalies.csv, each as soon as it is known; the same by field of
-    Findings."""
+def write_features(network: nn.Module, images: ImageSet, out: Path, watch: Stopwatch) -> dict:
+    """Write embedding.npz, neighbours.csv and anomalies.csv; what they hold, by field of `Findings`."""
     with watch("embedding"):
         embedding = embed(network, images.images, images.paths)
         save_embedding(out / "embedding.npz", embedding)
@@ -154,9 +153,9 @@ def pilot(
         out: made if need be.
         size: pixels the images are scaled to; see `load_images`.
         odd_class: class folder whose images are known anomalies, for AUROC.
-        encoder: start from this one and train nothing; see `get_encoder`.
+        encoder: use this one and train nothing; see `get_encoder`.
         minutes: training time to aim for; 10 epochs are trained even if they take longer.
-        epochs: train so many instead.
+        epochs: train this many instead.
         seed: of weights, order, views, walks and samples.
         progress: print what happens, with a progress bar.
 
@@ -175,10 +174,10 @@ def pilot(
         broken = len(images.unreadable)
         print(f"{len(images):,} images, {broken} files cannot be read, {len(groups)} groups of duplicates")
     with watch("training" if encoder is None else "reading the encoder"):
-        learnt = learn(images, out, str(folder), encoder, progress, minutes=minutes, epochs=epochs, seed=seed)
-    seen = look(learnt.network, images, out, watch)
+        learnt = obtain_encoder(images, out, str(folder), encoder, progress, minutes=minutes, epochs=epochs, seed=seed)
+    seen = write_features(learnt.network, images, out, watch)
     with watch("evaluation"):
-        seen |= compare(learnt.network, images, odd, seed)
+        seen |= compare_with_baselines(learnt.network, images, odd, seed)
     diagnoses = examine(seen["embedding"].features) + (examine_run(learnt.record["log"]) if learnt.record else [])
     found = Findings(str(folder), images, groups, learnt, odd, diagnoses, watch.read(), **seen)
     write_text(out / "report.html", findings_page(found))

@@ -21,7 +21,7 @@ from sagkit.pilot import run as piloting
 from sagkit.pilot.anomaly import mahalanobis_anomaly
 from sagkit.pilot.budget import seconds_per_epoch, settings
 from sagkit.pilot.duplicates import near_duplicates
-from sagkit.pilot.page import page, picture, strip, table
+from sagkit.pilot.page import Thumbnail, jpeg_uri, templates
 from sagkit.pilot.photos import ODD, make_photo_folder
 from sagkit.pilot.run import pilot
 from sagkit.pilot.search import load_embedding
@@ -303,18 +303,22 @@ def test_the_demonstration_has_classes_oddities_copies_and_broken_files(tmp_path
 
 
 def test_tables_pictures_and_strips_say_what_they_are_given():
-    read = Page(
-        page("a < b", "c & d", [("e", [table(["n", "x"], [[1234, 0.12345], [5, 1.0]]), table(["", ""], [["p", "q"]])])])
-    )
-    assert [w for w in read.words if w.strip()][-8:] == ["n", "x", "1,234", "0.123", "5", "1.000", "p", "q"]
-    assert {"a < b", "c & d"} <= set(read.words)
+    parts = templates().get_template("macros.html.j2").module
+    numbers = parts.table(["n", "x", "a < b"], [[1234, 0.12345, "c & d"], [5, 1.0, ""]])
+    read = Page(numbers + parts.table([], [["p", "q"]]))
+    assert read.words == ["n", "x", "a < b", "1,234", "0.123", "c & d", "5", "1.000", "p", "q"]
+    assert numbers.count('class="n"') == 6  # two columns of numbers, with their headings
+    assert "th" not in Page(parts.table([], [["p", "q"]])).tags
     image = torch.zeros(3, 40, 40, dtype=torch.uint8)
     image[0] = 200
-    read = Page(strip([image, image], [["<i>"], ["x", "y"]], first=True))
-    assert read.words == ["<i>", "x", "y"]
+    shown = parts.strip([Thumbnail(jpeg_uri(image), ["<i>", '"'], "first"), Thumbnail(jpeg_uri(image), ["x", "y"])])
+    read = Page(shown)
+    assert read.words == ["<i>", '"', "x", "y"]
+    assert read.sources == [jpeg_uri(image)] * 2
+    assert re.findall(r'figure class="(.*?)" title="(.*?)"', shown) == [("first", "&lt;i&gt; &#34;"), ("", "x y")]
     import base64
     import io
 
-    drawn = Image.open(io.BytesIO(base64.b64decode(picture(image).split(",")[1])))
+    drawn = Image.open(io.BytesIO(base64.b64decode(jpeg_uri(image).split(",")[1])))
     assert drawn.width >= 92
     assert np.abs(np.asarray(drawn)[60, 60].astype(int) - [200, 0, 0]).max() < 6
