@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sagkit.graph import KERNELS, Graph, similarity_graph
-from sagkit.walk import Pairs, most_confident, no_pairs, path_weight, random_walk, sample_pairs, threshold, walk_tables
+from sagkit.walk import Pairs, most_confident, no_pairs, sample_pairs, threshold, walk_tables, weighted_walk
 
 
 def check_settings(
@@ -171,13 +171,13 @@ class WalkPairing(Pairing):
         """The graph that is walked on."""
         return similarity_graph(nodes, self.k, self.kernel, self.temperature, self.mutual)
 
-    # The counter travels in the state dict as a plain number: a buffer would follow the module to the GPU, and
-    # reading it there would make every step wait for the device.
-    def get_extra_state(self) -> int:
-        return self.step
+    # The counter travels in the state dict as extra state: a buffer would follow the module to the GPU, and reading it
+    # there would make every step wait for the device. It is a tensor there, because safetensors stores nothing else.
+    def get_extra_state(self) -> Int[Tensor, ""]:
+        return torch.tensor(self.step)
 
-    def set_extra_state(self, state: int) -> None:
-        self.step = state
+    def set_extra_state(self, state: Int[Tensor, ""] | int) -> None:
+        self.step = int(state)
 
     def extra_repr(self) -> str:
         return f"k={self.k}, length={self.length}, walks={self.walks}, kernel={self.kernel!r}, mutual={self.mutual}"
@@ -276,8 +276,8 @@ class DatasetPairing(Pairing):
         if self.confident < 1:
             generator = torch.Generator(graph.weights.device).manual_seed(0)
             everybody = torch.arange(len(graph.weights), device=graph.weights.device)
-            paths = random_walk(graph, everybody, self.length, self.restart, generator, tables=self._tables)
-            self._least = threshold(path_weight(graph, paths), self.confident)
+            walk = weighted_walk(graph, everybody, self.length, self.restart, generator, tables=self._tables)
+            self._least = threshold(walk.weight, self.confident)
 
     @torch.no_grad()
     def partners(
@@ -297,10 +297,10 @@ class DatasetPairing(Pairing):
             raise ValueError(f"alpha is a probability under dataset scope, got {alpha}: choose one in [0, 1]")
         if self.graph is None:
             return index
-        paths = random_walk(self.graph, index, self.length, self.restart, generator, tables=self._tables)
+        walk = weighted_walk(self.graph, index, self.length, self.restart, generator, tables=self._tables)
         u = torch.rand(len(index), generator=generator, device=index.device)
-        weight = path_weight(self.graph, paths)
-        return torch.where((u < alpha * weight) & (weight >= self._least), paths[:, -1], index)
+        chosen = (u < alpha * walk.weight) & (walk.weight >= self._least)
+        return torch.where(chosen, walk.paths[:, -1], index)
 
     def get_extra_state(self) -> list:
         return [] if self.graph is None else [self.graph.neighbors, self.graph.weights, self.graph.similarity]

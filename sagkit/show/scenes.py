@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -29,7 +28,7 @@ from sagkit.loss import covariance, invariance, sag_vicreg_loss, variance, walk_
 from sagkit.metrics.local import Index
 from sagkit.metrics.purity import chance_level, pair_purity
 from sagkit.show import plots
-from sagkit.walk import random_walk, sample_pairs
+from sagkit.walk import sample_pairs, weighted_walk
 
 LINKAGES = ("average", "ward", "complete", "single")
 MOST_RESULTS = 12  # of a search, on one board
@@ -158,16 +157,16 @@ def walk_view(
     _require_node(scene, start)
     graph = similarity_graph(scene.features, k, mutual=mutual)
     generator = torch.Generator().manual_seed(seed)
-    path = random_walk(graph, torch.tensor([start]), length, restart, generator)[0].tolist()
+    walk = weighted_walk(graph, torch.tensor([start]), length, restart, generator)
+    path, restarts = walk.paths[0].tolist(), int(walk.restarted.sum())
     names = [scene.class_names[int(scene.labels[node])].replace("/", "\n") for node in path]
-    jumped = [b == start and start not in graph.neighbors[a][graph.weights[a] > 0] for a, b in pairwise(path)]
     steps = [f"{'start' if i == 0 else f'step {i}'}\n{name}" for i, name in enumerate(names)]
     drawn, groups = graph.to_networkx(), scene.groups.numpy()
     figure = plots.batch_walk(drawn, scene.layout, scene.flat, scene.images, groups, scene.group_names, path, steps)
     end, group = path[-1], scene.groups[path[-1]] == scene.groups[start]
     verdict = "same class" if scene.labels[end] == scene.labels[start] else "same superclass" if group else "neither"
     home = "The walk ends at home: no pair." if end == start else f"Start (circle) and end (square) share: {verdict}."
-    figure.says = f"Path {' → '.join(map(str, path))}; {sum(jumped)} restarts. {home}"
+    figure.says = f"Path {' → '.join(map(str, path))}; {restarts} restart{'s' * (restarts != 1)}. {home}"
     return figure
 
 

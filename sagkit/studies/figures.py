@@ -23,7 +23,7 @@ from sagkit.graph import similarity_graph
 from sagkit.metrics.stats import Summary
 from sagkit.show import plots, scenes
 from sagkit.train.record import groups, is_control, pairs_by_seed, read_records
-from sagkit.walk import path_weight, random_walk
+from sagkit.walk import weighted_walk
 
 
 def pixel_scene(images: int = 512, seed: int = 0) -> scenes.Scene:
@@ -39,8 +39,7 @@ def method_picture(scene: scenes.Scene, nodes: int = 30, k: int = 4, length: int
     images = scene.images[:nodes]
     graph = similarity_graph(scene.features[:nodes], k)
     generator = torch.Generator().manual_seed(seed)
-    paths = random_walk(graph, torch.arange(nodes), length, generator=generator)
-    weight = path_weight(graph, paths)
+    paths, weight, _ = weighted_walk(graph, torch.arange(nodes), length, generator=generator)
     visited = torch.tensor([len(set(path)) for path in paths.tolist()])
     order = (visited * 10 + weight).argsort(descending=True)[:4].tolist()  # the walks that show most, surest first
     pairs = [(int(paths[i, 0]), int(paths[i, -1]), float(weight[i])) for i in order]

@@ -248,3 +248,21 @@ def test_restart_and_unique_reach_the_walks():
 def test_impossible_scopes_are_refused(call):
     with pytest.raises(ValueError, match=r"got (0|1\.5)"):
         call()
+
+
+def test_the_count_of_calls_is_stored_by_safetensors_and_older_counts_still_load_strictly(tmp_path):
+    from safetensors.torch import load_model, save_model
+
+    model = torch.nn.Sequential(torch.nn.Linear(6, 6), WalkPairing(k=3, seed=4))
+    h = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        model[1](h, h)
+    save_model(model, tmp_path / "m.safetensors")
+    again = torch.nn.Sequential(torch.nn.Linear(6, 6), WalkPairing(k=3, seed=4))
+    load_model(again, tmp_path / "m.safetensors", strict=True)
+    older = torch.nn.Sequential(torch.nn.Linear(6, 6), WalkPairing(k=3, seed=4))
+    older.load_state_dict({**model.state_dict(), "1._extra_state": 3}, strict=True)
+    expected = model[1](h, h)
+    for loaded in (again, older):
+        pairs = loaded[1](h, h)
+        assert all(torch.equal(a, b) for a, b in zip(pairs, expected, strict=True))
