@@ -216,6 +216,6 @@ def _anomalies(found: Findings) -> list[tuple[str, int | None, list[Thumbnail]]]
 
 
 def _host() -> dict:
-    """Device, threads and peak memory, in GiB, of this process."""
+    """Device, threads and peak memory, in GiB, of this process; no memory where it is not known (Windows)."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
-    return {"device": device, "threads": torch.get_num_threads(), "memory": peak_memory()["host"] / 2**10}
+    return {"device": device, "threads": torch.get_num_threads(), "memory": peak_memory().get("host", 0) / 2**10}

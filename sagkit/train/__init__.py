@@ -1,7 +1,9 @@
 """Train one method under one configuration, exactly resumable, and leave a record of it.
 
-`config` is everything a run can be told, `methods` the objectives (`distill`: DINO and I-JEPA) and `controls` the
-pairings without walks, `trainer` the loop, `record` what is kept of a run, `doctor` what is wrong with one.
+config     everything a run can be told        methods    TwoViews(encoder, projector, loss, pairing), the objectives
+build      what a configuration asks for       controls   pairings that walks have to be compared with
+trainer    fit, one step, resume and branch    distill    DINO and I-JEPA
+record     what a run leaves on disk           doctor     what is wrong with a run or an embedding
 """
 
 from sagkit import lazily

@@ -3,9 +3,9 @@
     lr(step) = base * B / 256 * (step + 1) / warmup                         while warming up
     lr(step) = base * B / 256 * [f + (1 - f) (1 + cos(pi t)) / 2],  t in [0, 1]   after
 
-Sources: [R] linear scaling with B / 256, warm-up and cosine as in METHOD.md section 6, and f = 0.001 at the end, the
-VICReg authors' `end_lr`; LARS from lightly, with their exclusion of biases and normalisation parameters from adaptation
-and decay. Below this room arguments are explicit; the trainer stands on it. [K]
+Sources: [R] linear scaling with B / 256, warm-up and cosine as in figures/METHOD.md section 6, and f = 0.001 at the
+end, the VICReg authors' `end_lr`; LARS from lightly, with their exclusion of biases and normalisation parameters from
+adaptation and decay. Below this room arguments are explicit; the trainer stands on it. [K]
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
     unweighted  walks that take every kept edge alike, and pairs that all weigh 1
     oracle      any other image of the anchor's superclass, weight 1: an upper bound that reads labels
 
-Source: [K], METHOD.md section 3. `random` and `own` keep the number of the walk's pairs and their weights
+Source: [K], figures/METHOD.md section 3. `random` and `own` keep the number of the walk's pairs and their weights
 (`OtherPartner`), `oracle` the number alone. The others have a total weight of their own unless they are `Matched`: then
 their weights have the mean of the walk's, and who is paired is all that differs. VICReg with sim = 25 (1 + alpha) from
 the first step on needs no code: `--method vicreg --sim 32.5`.

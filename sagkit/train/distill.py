@@ -5,7 +5,7 @@
     I-JEPA  smooth L1( layer-normalised teacher's patches of the whole view,  predictor(student's context patches) )
 
 Sources: [R] Caron et al. 2021 and Assran et al. 2023, from lightly's parts (loss, head, masked transformer, predictor,
-momentum update); constants of the small-image recipes in METHOD.md section 6.
+momentum update); constants of the small-image recipes in figures/METHOD.md section 6.
 
 Differs from the sources: weight decay and DINO's warm-ups are constant or fractions of the run, because a budget may
 be a single epoch [K]; I-JEPA's context is cut to one length by a random choice of patches, where the authors keep the
@@ -35,7 +35,7 @@ TEACHER_TEMPERATURE = 0.04, 0.07  # from, to: solo-learn's recipe, and DINO's au
 TEMPERATURE_WARMUP = 0.3  # of the run: 30 of 100 epochs, DINO's authors
 FREEZE = 1.0, 0.1  # DINO's authors hold the prototypes for 1 epoch; here at most a tenth of the run [K]
 CENTRE_MOMENTUM = 0.9  # DINO
-TARGETS = 4  # I-JEPA, as all of the block shapes below; scales from METHOD.md section 6
+TARGETS = 4  # I-JEPA, as all of the block shapes below; scales from figures/METHOD.md section 6
 TARGET_SCALE = 0.15, 0.25
 TARGET_ASPECT = 0.75, 1.5
 CONTEXT_SCALE = 0.75, 0.95

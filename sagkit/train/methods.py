@@ -80,6 +80,9 @@ class Ramp(NamedTuple):
         return self.alpha * min(1.0, (epoch - self.start) / self.warmup if self.warmup else 1.0)
 
 
+NEVER = Ramp(0.0)
+
+
 def only_process(x: Tensor) -> Tensor:
     """The gather of a run with one process."""
     return x
@@ -106,7 +109,7 @@ class TwoViews(Method):
         projector: nn.Module,
         loss: Callable[..., Loss],
         pairing: Pairing | None = None,
-        ramp: Ramp = Ramp(0.0),  # noqa: B008 (immutable)
+        ramp: Ramp = NEVER,
         queue: Queue | None = None,
         gather: Callable[[Tensor], Tensor] = only_process,
     ):
