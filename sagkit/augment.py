@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -59,8 +60,9 @@ class Augmentation:
         """
         _check(images)
         draw = _Draw(len(images), images.device, generator)
-        size = self.size or images.shape[2]
-        boxes = random_boxes(len(images), *images.shape[2:], self.crop_scale, self.crop_ratio, generator, images.device)
+        height, width = images.shape[2:]
+        size = self.size or height
+        boxes = random_boxes(len(images), height, width, self.crop_scale, self.crop_ratio, generator, images.device)
         flip = draw.chance(self.flip)
         jitter = draw.chance(self.jitter)
         factors = {
@@ -212,8 +214,9 @@ def gaussian_blur(x: Float[Tensor, "B 3 H W"], sigma: Float[Tensor, " B"]) -> Fl
     offset = torch.arange(-reach, reach + 1, device=x.device, dtype=x.dtype)
     kernel = torch.softmax(-0.5 * (offset / sigma[:, None]).square(), dim=1)  # (B, 2 reach + 1), sums to 1
     padded = torch.nn.functional.pad(x, (reach,) * 4, mode="reflect")
-    across = sum(kernel[:, i, None, None, None] * padded[..., i : i + x.shape[3]] for i in range(len(offset)))
-    return sum(kernel[:, i, None, None, None] * across[:, :, i : i + x.shape[2]] for i in range(len(offset)))
+    taps = kernel[:, :, None, None, None].unbind(1)  # of (B, 1, 1, 1) each
+    across = reduce(torch.add, (tap * padded[..., i : i + x.shape[3]] for i, tap in enumerate(taps)))
+    return reduce(torch.add, (tap * across[:, :, i : i + x.shape[2]] for i, tap in enumerate(taps)))
 
 
 class _Draw:

@@ -190,8 +190,9 @@ def barlow_twins_loss(
     on = correlation.diagonal()
     terms = {"invariance": (1 - on).square().sum(), "redundancy": correlation.square().sum() - on.square().sum()}
     pull = terms["invariance"] if keep or alpha == 0 else (1 - alpha) * terms["invariance"]
-    if alpha > 0:
-        terms["walk"] = za.shape[1] / 2 * walk_term(ua, ub, pairs, bank and (bank_a, bank_b))
+    if alpha > 0 and pairs is not None:
+        kept = None if bank_a is None or bank_b is None else (bank_a, bank_b)
+        terms["walk"] = za.shape[1] / 2 * walk_term(ua, ub, pairs, kept)
         pull = pull + alpha * terms["walk"]
     total = scale * (pull + redundancy * terms["redundancy"])
     return Loss(total, {name: term.detach() for name, term in terms.items()})

@@ -22,6 +22,7 @@ from __future__ import annotations
 import difflib
 import re
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -47,6 +48,10 @@ class Encoder(nn.Module):
         std: per channel, likewise.
         axes: of the input behind its channels: 2 for images, 1 for series, 0 for vectors.
     """
+
+    backbone: Any  # a module; of a vision transformer it has `encode`, too
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, backbone: nn.Module, feature_width: int, mean, std, axes: int = 2):
         super().__init__()
@@ -258,6 +263,7 @@ def dense_backbone(name: str, inputs: int) -> tuple[nn.Module, int, int]:
     if found is None:
         raise ValueError(f"no encoder of vectors {name!r}: use mlp-w128-l2 for (N, F), conv1d-w32-l3 for (N, C, T)")
     width, layers = int(found[2]), int(found[3])
+    steps: list[tuple[nn.Module, ...]]
     if found[1] == "mlp":
         steps = [(nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU()) for a, b in pairwise([inputs, *[width] * layers])]
         return nn.Sequential(*(module for step in steps for module in step)), width, 0
@@ -319,7 +325,7 @@ def _timm_backbone(name: str, pretrained: bool) -> tuple[nn.Module, int]:
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)) or "timm.list_models()"
         raise ValueError(f"timm has no backbone {name!r}: did you mean {near}?")
     try:
-        backbone = timm.create_model(name, pretrained=pretrained, num_classes=0)
+        backbone: Any = timm.create_model(name, pretrained=pretrained, num_classes=0)
     except Exception as error:  # hub clients raise whatever a missing network drives them to
         if not pretrained:
             raise

@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sagkit.graph import KERNELS, Graph, similarity_graph
-from sagkit.walk import Pairs, most_confident, no_pairs, sample_pairs, threshold, walk_tables, weighted_walk
+from sagkit.walk import Pairs, Tables, most_confident, no_pairs, sample_pairs, threshold, walk_tables, weighted_walk
 
 
 def check_settings(
@@ -207,7 +207,8 @@ class Queue(nn.Module):
         """Features and the two views' projections of all stored images, oldest first; None while empty."""
         if not self.stored:
             return None
-        return tuple(torch.cat([part.to(device) for part in parts]) for parts in zip(*self.stored, strict=True))
+        h, za, zb = (torch.cat([part.to(device) for part in parts]) for parts in zip(*self.stored, strict=True))
+        return h, za, zb
 
     def get_extra_state(self) -> list:
         return [list(batch) for batch in self.stored]
@@ -257,7 +258,8 @@ class DatasetPairing(Pairing):
         self.k, self.length, self.restart, self.confident = k, length, restart, confident
         self.temperature, self.kernel, self.mutual = temperature, kernel, mutual
         self.graph: Graph | None = None
-        self._tables, self._least = None, 0.0
+        self._tables: Tables | None = None
+        self._least: float | Tensor = 0.0
 
     def begin_epoch(self, epoch: int, features: Callable[[], Tensor]) -> None:
         if self.graph is None or epoch % self.every == 0:

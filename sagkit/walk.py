@@ -285,9 +285,9 @@ def path_weight(
         jump = home & ~along if restarted is None else restarted[:, hop]
         if bool((wrong := ~(along | jump | (here == there))).any()):
             s = int(wrong.nonzero()[0, 0])
-            hop = f"{int(here[s])} -> {int(there[s])}"
             raise ValueError(
-                f"path {s} takes the hop {hop}, which is no edge of this graph: give the one it was walked on"
+                f"path {s} takes the hop {int(here[s])} -> {int(there[s])}, which is no edge of this graph: "
+                "give the one it was walked on"
             )
         if graph.similarity is not None:
             similarity = graph.similarity.index_select(0, here).clamp(min=0).masked_fill(~taken, 0).amax(dim=1)

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -29,18 +31,18 @@ from sagkit.model import extract_features
 
 # Views behind label-free scores. Strong colour changes undo what untrained networks and pixels go by [K]: hue all round
 # the circle, the rest well beyond the training recipe.
-_COLOUR = {
-    "jitter": 1.0,
-    "brightness": 0.8,
-    "contrast": 0.8,
-    "saturation": 0.8,
-    "hue": 0.5,
-    "grey": 0.3,
-    "solarize": 0.2,
-}
 STANDARD = Augmentation()
-RECOLOURED = Augmentation(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0, **_COLOUR)
-CHANGED = Augmentation(crop_scale=(0.3, 0.7), **_COLOUR)
+CHANGED = Augmentation(
+    crop_scale=(0.3, 0.7),
+    jitter=1.0,
+    brightness=0.8,
+    contrast=0.8,
+    saturation=0.8,
+    hue=0.5,
+    grey=0.3,
+    solarize=0.2,
+)
+RECOLOURED = replace(CHANGED, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0)
 NO_FLOOR = "no floor: it needs a semantic reference, and features of the data set's own test images other than pixels"
 
 
@@ -71,7 +73,7 @@ def evaluate(
     if queries.labels is None:
         return figures
     features, banked = extract_features(encoder, queries.images), extract_features(encoder, bank.images)
-    return figures | judged(banked, bank.labels, features, queries, data, probe, resamplings)
+    return figures | judged(banked, cast(Tensor, bank.labels), features, queries, data, probe, resamplings)
 
 
 def judged(
@@ -84,11 +86,12 @@ def judged(
     resamplings: int = 1000,
 ) -> dict[str, float]:
     """`labelled` of the queries' features, and "unseen_..." where training left classes out; see `evaluate`."""
-    figures = labelled(bank, bank_labels, features, queries.labels, data, queries.class_names, probe, resamplings)
-    unseen = torch.isin(queries.labels, left_out(data))
+    asked = cast(Tensor, queries.labels)
+    figures = labelled(bank, bank_labels, features, asked, data, queries.class_names, probe, resamplings)
+    unseen = torch.isin(asked, left_out(data))
     if not unseen.any():
         return figures
-    few, labels = features[unseen], queries.labels[unseen]
+    few, labels = features[unseen], asked[unseen]
     apart = labelled(bank, bank_labels, few, labels, data, queries.class_names, False, resamplings)
     return figures | {f"unseen_{name}": value for name, value in apart.items()}
 
@@ -173,10 +176,10 @@ def structure(
             found = rank_correlation(features, labels, matrix, kind=kind, bootstrap=drawn, permutations=tested)
             figures[f"spearman_{name}{suffix}"] = found.spearman
             figures[f"kendall_{name}{suffix}"] = found.kendall
-            if drawn:
-                for which, interval in (("spearman", found.spearman_interval), ("kendall", found.kendall_interval)):
+            for which, interval in (("spearman", found.spearman_interval), ("kendall", found.kendall_interval)):
+                if interval is not None:
                     figures |= dict(zip((f"{which}_{name}_low", f"{which}_{name}_high"), interval, strict=True))
-            if tested:
+            if found.p is not None:
                 figures[f"mantel_p_{name}"] = found.p
     return figures
 
@@ -200,7 +203,9 @@ def label_free(
     clean, changed = (extract_features(encoder, view) for view in (chosen, view(chosen, generator)))
     found = structure_score(clean, changed, bootstrap=bootstrap, seed=seed)
     figures = {"label_free": found.score}
-    return figures | ({"label_free_low": found.low, "label_free_high": found.high} if bootstrap else {})
+    if found.low is not None and found.high is not None:
+        figures |= {"label_free_low": found.low, "label_free_high": found.high}
+    return figures
 
 
 def references(data: str, class_names: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -246,7 +251,7 @@ def projections(images: ImageSet, width: int, reference, n: int = 2000) -> list[
         return []
     # Pairs enough for a standard error of 0.002, below the spread of projections; a million take five times as long.
     few = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:n]
-    inputs, y = images.images[few].numpy() / 255, images.labels[few].numpy()
+    inputs, y = images.images[few].numpy() / 255, cast(Tensor, images.labels)[few].numpy()
     return random_floor(inputs, y, reference, width, n_pairs=200_000).tolist()
 
 

@@ -77,14 +77,14 @@ def structure_score(features_a, features_b, n: int = 2000, bootstrap: int = 0, s
     if len(a) > n:
         chosen = generator.choice(len(a), size=n, replace=False)
         a, b = a[chosen], b[chosen]
-    ranks = [_standard_ranks(x) for x in (a, b)]
-    if ranks[0] is None or ranks[1] is None:
+    p, q = _standard_ranks(a), _standard_ranks(b)
+    if p is None or q is None:
         return StructureScore(0.0, *((0.0, 0.0) if bootstrap else ()))
     i, j = np.triu_indices(len(a), k=1)
-    score = float(np.mean(ranks[0][i, j] * ranks[1][i, j]))
+    score = float(np.mean(p[i, j] * q[i, j]))
     if not bootstrap:
         return StructureScore(score)
-    drawn = _resampled(*ranks, bootstrap, generator)
+    drawn = _resampled(p, q, bootstrap, generator)
     low, high = np.quantile(drawn[np.isfinite(drawn)], [0.025, 0.975])
     return StructureScore(score, float(low), float(high))
 

@@ -44,8 +44,10 @@ def pair_purity(pairs: Pairs, labels: Int[Tensor, " N"], coarse: Int[Tensor, " N
     left = (pairs.anchor != pairs.positive).double()
     weight = pairs.weight.double() * left
     same = [(of[pairs.anchor] == of[pairs.positive]).double() for of in (labels, coarse)]
-    shares = [float((v * s).sum() / v.sum()) for v in (left, weight) for s in same]
-    return Purity(*shares, float(weight.mean()), float(left.mean()))
+    plain, plain_coarse, weighted, weighted_coarse = (
+        float((v * s).sum() / v.sum()) for v in (left, weight) for s in same
+    )
+    return Purity(plain, plain_coarse, weighted, weighted_coarse, float(weight.mean()), float(left.mean()))
 
 
 def chance_level(labels: Int[Tensor, " N"], anchors: Int[Tensor, " A"] | None = None) -> float:

@@ -163,11 +163,11 @@ def _sort_packed(found: np.ndarray, code: np.ndarray, bits: int) -> tuple[np.nda
 
 def _rows_of_keys(found: np.ndarray, keys: np.ndarray, bits: int) -> dict[int, np.ndarray]:
     """Rows whose value without its last bits is one of a few keys, in pieces that stay in the cache."""
-    rows = [np.zeros(0, dtype=np.int64)]
+    pieces = [np.zeros(0, dtype=np.int64)]
     for start in range(0, len(found) if len(keys) else 0, 2**18):
         part = (found[start : start + 2**18] + 0.0).view(np.int64) >> bits
-        rows.append(np.flatnonzero(np.isin(part, keys)) + start)
-    rows = np.concatenate(rows)
+        pieces.append(np.flatnonzero(np.isin(part, keys)) + start)
+    rows = np.concatenate(pieces)
     own = (found[rows] + 0.0).view(np.int64) >> bits
     return {int(key): rows[own == key] for key in keys}
 

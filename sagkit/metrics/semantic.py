@@ -132,7 +132,7 @@ def verdict(result: RankCorrelation, of: str = "random networks") -> str:
     Raises:
         ValueError: for a result without a floor of at least two scores, or a floor without spread.
     """
-    if result.floor is None or not result.floor_sd:
+    if result.floor is None or result.floor_n is None or not result.floor_sd:
         raise ValueError(f"no floor to compare with (n = {result.floor_n}): pass floor= at least two differing scores")
     gap = (result.spearman - result.floor) / result.floor_sd
     clear = "" if abs(gap) >= 2 else ", which is not clear of it"
