@@ -120,9 +120,13 @@ def validity(scores: np.ndarray, semantic: np.ndarray) -> float:
     return labelfree.spearman(scores, semantic) if len(scores) > 1 else 0.0
 
 
-def validities(scores: np.ndarray, semantic: np.ndarray) -> np.ndarray:
-    """`validity` of every row of two (R, n) arrays, resamplings of n embeddings; (R,)."""
-    a, b = (rankdata(side, axis=1) - (side.shape[1] + 1) / 2 for side in (scores, semantic))
+def centred_ranks(x: np.ndarray) -> np.ndarray:
+    """Ranks within each row of an (R, n) array, about their mean."""
+    return rankdata(x, axis=1) - (x.shape[1] + 1) / 2
+
+
+def row_correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Correlation (R,) of each row of a with that of b, both (R, n) about their mean; 0 where one is constant."""
     spread = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
     return np.divide((a * b).sum(axis=1), spread, out=np.zeros(len(a)), where=spread > 0)
 
@@ -166,7 +170,8 @@ def validity_table(record: dict, bootstrap: int = 2000) -> pd.DataFrame:
         return np.array(values)
 
     semantic = column(second, None)
-    spread = {n: validities(column(second, n)[draws], semantic[draws]) for n in names}
+    resampled = centred_ranks(semantic[draws])
+    spread = {n: row_correlations(centred_ranks(column(second, n)[draws]), resampled) for n in names}
     shown = {}
     for name in names:
         low, high = np.quantile(spread[name], [0.025, 0.975])

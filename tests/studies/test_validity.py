@@ -35,6 +35,15 @@ def rows(n: int = 24, seed: int = 0) -> list[dict]:
     return found
 
 
+def test_validity_over_resamplings_is_that_of_each():
+    scores, semantic = np.random.default_rng(0).integers(0, 5, size=(2, 40, 7)).astype(float)  # ties as in resamplings
+    scores[3] = 1
+    found = validity.row_correlations(validity.centred_ranks(scores), validity.centred_ranks(semantic))
+    wanted = [validity.validity(a, b) for a, b in zip(scores, semantic, strict=True)]
+    np.testing.assert_allclose(found, wanted, atol=1e-12)
+    assert found[3] == 0
+
+
 def test_validity_is_the_rank_correlation_over_embeddings():
     scores, semantic = np.random.default_rng(0).normal(size=(2, 30))
     scores[3] = scores[7]
