@@ -1,12 +1,4 @@
-"""What can be assessed, by name: networks of ours and of timm, pixels, files of features. [K]
-----
-What an assessment shows: one table row, class trees and matrices beside the reference, the trade-off.
-
-Drawn from the figures of `assess` or of its record, and from arrays over classes alone; nothing is computed anew here
-but linkages. [K]
-
-----
-Assess any embedding: one table and one picture for an array, a file of features, a published or a trained network.
+"""Assess any embedding: one table and one picture for an array, a file of features, a published or a trained network.
 
     sagkit assess features.npz random:resnet10-w16 pixels --data cifar100 --out runs/assess
 
@@ -19,9 +11,9 @@ Assess any embedding: one table and one picture for an array, a file of features
             pixels         the images themselves
 
 Figures are those of `evaluate`: `labelled` on the test split with the training split as kNN's bank, `label_free` on
-clean against changed images. Of bare features without a bank one half of each class is the other half's.
+clean against changed images. Of bare features without a bank, kNN and probe classify one half with the other as bank.
 Spearman over image pairs is set against a floor: random networks of the same architecture from the run records, else
-random projections of the images. [K]
+random projections of the images. Tables and pictures are drawn from these figures and from arrays over classes. [K]
 """
 
 from __future__ import annotations
@@ -58,6 +50,178 @@ from sagkit.show.tables import origin, to_markdown
 from sagkit.train.record import command_line, load_encoder, load_state, provenance, write_record
 
 GIVEN = ("labels", "distances", "changed", "bank", "bank_labels")  # what may come with features, in an .npz file too
+SECOND_VIEW = "needs a second view"
+COLUMNS = {
+    "spearman_pairs": "Spearman pairs",
+    "kendall_pairs": "Kendall pairs",
+    "spearman_centroid": "Spearman centroids",
+    "tree_dendrogram_purity": "dendrogram purity",
+    "knn": "kNN",
+    "linear": "linear",
+    "superclass_knn": "superclass kNN",
+    "label_free": "label-free",
+}
+
+
+class Assessment(NamedTuple):
+    """What was found of one embedding.
+
+    name: of the thing assessed.
+    figures: every number, fractions and correlations, flat; "floor" and "floor_sd" where there is a floor.
+    verdict: one line on the floor.
+    classes: what pictures are drawn from: class tree and class distances of the embedding, reference, names, groups.
+    """
+
+    name: str
+    figures: dict[str, float]
+    verdict: str
+    classes: dict[str, Any]
+
+    @property
+    def table(self) -> str:
+        """One row, as Markdown."""
+        return assessment_table([self])
+
+    @property
+    def picture(self) -> plots.Picture:
+        """The dendrogram of class centroids beside the reference tree."""
+        return self._with_reference("trees")
+
+    @property
+    def matrices(self) -> plots.Picture:
+        """Class distances ordered by the reference tree, coloured by rank."""
+        return self._with_reference("matrices")
+
+    def _with_reference(self, what: str) -> plots.Picture:
+        s = self.classes
+        if s.get("tree") is None:
+            raise ValueError(f"{self.name} has no reference of at least three classes: give class distances")
+        if what == "trees":
+            return plots.trees(s["tree"], s["reference_tree"], s["names"], s["groups"], (self.name, "reference"))
+        panels = {"reference": s["reference"], f"{self.name}, centroids": s["matrix"]}
+        return plots.class_matrices(panels, s["order"], s["groups"], ranks=True)
+
+
+def assess(
+    what,
+    data: str = "cifar100",
+    *,
+    labels=None,
+    distances=None,
+    changed=None,
+    bank=None,
+    bank_labels=None,
+    name: str = "",
+    probe: bool = True,
+    resamplings: int = 1000,
+    results: str = "figures/results",
+    root: str | None = None,
+    seed: int = 0,
+    weights: bool = True,
+) -> Assessment:
+    """Every figure of an embedding, and the verdict on its floor.
+
+    Args:
+        what: features (N, F) as array or tensor, or a string as in the list above.
+        data: images and semantic reference: a name or path of `data.load_images`.
+        labels: (N,) classes of bare features; without them the rows are the test images of `data` in order.
+        distances: (C, C) semantic distances of bare features, in place of the reference of `data`.
+        changed: (N, F') features of a changed view of the same images, behind the label-free score of bare features.
+        bank: (M, F) features of bare features' own kind whose labels kNN and probe may use, such as those of training
+            images; without them one half of the rows serves the other.
+        bank_labels: (M,) their classes.
+        name: of the row; empty for a short form of `what`.
+        probe: also fit linear probes, the slowest part.
+        resamplings: behind intervals; 0 leaves them out.
+        results: folder of run records, for the floor of random networks.
+        root: where CIFAR lies.
+        seed: of the changed view, of the split of bare features and of random weights.
+        weights: load published weights of timm networks; False leaves them random.
+
+    Raises:
+        ValueError: in one line, for anything unknown, or numbers of rows that do not fit.
+    """
+    if isinstance(what, str | Path) and not str(what).endswith(".npz"):
+        encoder, architecture = network(str(what), seed, weights)
+        return _of_network(
+            name or _row_title(str(what)), encoder, architecture, data, probe, resamplings, results, root, seed
+        )
+    given = dict(zip(GIVEN, (labels, distances, changed, bank, bank_labels), strict=True))
+    if isinstance(what, str | Path):
+        found = read_npz(Path(what))
+        name = name or Path(what).stem
+        given = {key: found.get(key) if value is None else value for key, value in given.items()}
+        what = found["features"]
+    x = feature_matrix(what, "features")
+    return _of_features(name or "features", x, given, data, probe, resamplings, root, seed)
+
+
+def _of_network(name, encoder, architecture, data, probe, resamplings, results, root, seed) -> Assessment:
+    """Of a network: test images of `data`, the training images as bank, random networks as floor."""
+    bank, queries = load_bank(data, root=root), load_images(data, "test", root=root)
+    figures = label_free(encoder, queries.images, seed, bootstrap=resamplings)
+    if queries.labels is None:
+        return Assessment(name, figures, "no labels, so no floor", {})
+    features, known = extract_features(encoder, queries.images), references(data, queries.class_names)
+    banked = extract_features(encoder, bank.images)
+    figures |= judged(banked, bank.labels, features, queries, data, probe, resamplings)
+    primary = next(iter(known.values()), None)
+    scores, of = random_networks(results, data, architecture, figures), "random networks"
+    if len(scores) < 2 and not isinstance(encoder, nn.Flatten):  # as wide a projection of pixels has pixels' distances
+        scores, of = projections(queries, features.shape[1], primary), "random projections"
+    figures, said = with_floor(figures, scores, of)
+    coarse = coarse_of(data, queries.class_names)
+    return Assessment(name, figures, said, class_arrays(features, queries.labels, primary, queries.class_names, coarse))
+
+
+def _of_features(name, x, given, data, probe, resamplings, root, seed) -> Assessment:
+    """Of bare features; where the rows are test images of `data`, random projections of these are the floor."""
+    y, classes, known, coarse, queries = _labels_and_reference(x, given["labels"], given["distances"], data, root)
+    primary = next(iter(known.values()), None)
+    if given["bank"] is None:
+        first, second = validation_split(y, 0.5, seed)
+        bank, asked = (x[first], y[first]), (x[second], y[second])
+    elif given["bank_labels"] is None:
+        raise ValueError(f"the bank's {len(given['bank'])} rows have no labels: give bank_labels=, one a row")
+    else:
+        bank, asked = (feature_matrix(given["bank"], "bank"), torch.as_tensor(given["bank_labels"]).long()), (x, y)
+    # Severity of mistakes is judged by the reference of `data` and from a bank of its own, not from half the rows.
+    apart = bank if given["bank"] is not None and given["distances"] is None else ()
+    figures = local(*bank, *asked, coarse, probe) | arrangement(x, y, known, coarse, resamplings, *apart)
+    figures |= _label_free_of_views(x, given["changed"], resamplings, seed)
+    scores = projections(queries, x.shape[1], primary) if queries is not None else []
+    figures, said = with_floor(figures, scores, "random projections")
+    return Assessment(name, figures, said, class_arrays(x, y, primary, classes, coarse))
+
+
+def _labels_and_reference(x: Tensor, labels, distances, data: str, root):
+    """Labels, class names, references, superclasses, and the test images if rows are theirs, of bare features."""
+    queries = None
+    if labels is None:
+        queries = load_images(data, "test", root=root)
+        if queries.labels is None or len(queries) != len(x):
+            told = "has no labels" if queries.labels is None else f"has {len(queries)} test images for {len(x)} rows"
+            raise ValueError(f"{data} {told}: give labels=, one a row")
+        labels = queries.labels
+    y = torch.as_tensor(labels).long()
+    if y.shape != x.shape[:1]:
+        raise ValueError(f"one label a row: {len(x)} rows of features and labels {tuple(y.shape)}")
+    if distances is not None:
+        return y, (), {"given": np.asarray(distances, dtype=float)}, None, None
+    classes = (queries or load_images(data, "test", root=root)).class_names
+    if not 0 <= int(y.min()) <= int(y.max()) < len(classes):
+        found = f"{int(y.min())}..{int(y.max())}"
+        raise ValueError(f"labels {found} are not those of {data} with {len(classes)} classes: give distances=")
+    return y, classes, references(data, classes), coarse_of(data, classes), queries
+
+
+def _label_free_of_views(x: Tensor, changed, resamplings: int, seed: int) -> dict[str, float]:
+    """The label-free score of features and those of a changed view, with its interval; empty without the view."""
+    if changed is None:
+        return {}
+    found = structure_score(x, changed, bootstrap=resamplings, seed=seed)
+    drawn = {"label_free_low": found.low, "label_free_high": found.high} if resamplings else {}
+    return {"label_free": found.score} | drawn
 
 
 def network(what: str, seed: int, weights: bool) -> tuple[nn.Module, str | None]:
@@ -92,7 +256,7 @@ def _published(what: str, weights: bool) -> nn.Module:
     return nn.Sequential(nn.Upsample(tuple(trained["input_size"][1:]), mode="bilinear"), encoder)
 
 
-def matrix(given, name: str) -> Tensor:
+def feature_matrix(given, name: str) -> Tensor:
     """Array, tensor or lists as float32 (N, F) on the CPU.
 
     Raises:
@@ -104,7 +268,7 @@ def matrix(given, name: str) -> Tensor:
     return x
 
 
-def stored(path: Path) -> dict[str, np.ndarray]:
+def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Arrays of an .npz file that holds `features`.
 
     Raises:
@@ -120,59 +284,7 @@ def stored(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
-SECOND_VIEW = "needs a second view"
-COLUMNS = {
-    "spearman_pairs": "Spearman pairs",
-    "kendall_pairs": "Kendall pairs",
-    "spearman_centroid": "Spearman centroids",
-    "tree_dendrogram_purity": "dendrogram purity",
-    "knn": "kNN",
-    "linear": "linear",
-    "superclass_knn": "superclass kNN",
-    "label_free": "label-free",
-}
-
-
-class Assessment(NamedTuple):
-    """What was found of one embedding.
-
-    name: of the thing assessed.
-    figures: every number, fractions and correlations, flat; "floor" and "floor_sd" where there is a floor.
-    verdict: one line on the floor.
-    scene: what pictures are drawn from: class tree and class distances of the embedding, reference, names, groups.
-    """
-
-    name: str
-    figures: dict[str, float]
-    verdict: str
-    scene: dict[str, Any]
-
-    @property
-    def table(self) -> str:
-        """One row, as Markdown."""
-        return table([self])
-
-    @property
-    def picture(self) -> plots.Picture:
-        """The dendrogram of class centroids beside the reference tree."""
-        return self._with_reference("trees")
-
-    @property
-    def matrices(self) -> plots.Picture:
-        """Class distances ordered by the reference tree, coloured by rank."""
-        return self._with_reference("matrices")
-
-    def _with_reference(self, what: str) -> plots.Picture:
-        s = self.scene
-        if s.get("tree") is None:
-            raise ValueError(f"{self.name} has no reference of at least three classes: give class distances")
-        if what == "trees":
-            return plots.trees(s["tree"], s["reference_tree"], s["names"], s["groups"], (self.name, "reference"))
-        panels = {"reference": s["reference"], f"{self.name}, centroids": s["matrix"]}
-        return plots.class_matrices(panels, s["order"], s["groups"], ranks=True)
-
-
-def scene_of(features: Tensor, labels: Tensor, reference, names: Sequence[str], coarse) -> dict[str, Any]:
+def class_arrays(features: Tensor, labels: Tensor, reference, names: Sequence[str], coarse) -> dict[str, Any]:
     """Trees and matrices over the classes that occur, for the pictures; empty without a reference of three classes.
 
     Args:
@@ -203,7 +315,7 @@ def scene_of(features: Tensor, labels: Tensor, reference, names: Sequence[str], 
     }
 
 
-def table(found: Sequence[Assessment]) -> str:
+def assessment_table(found: Sequence[Assessment]) -> str:
     """One row per embedding with intervals where there are any, and the verdict, as Markdown."""
     frame = pd.DataFrame([row(one) for one in found], index=pd.Index([one.name for one in found], name="embedding"))
     return to_markdown(frame)
@@ -214,23 +326,6 @@ def row(one: Assessment) -> dict[str, str]:
     return {title: _cell(one.figures, key) for key, title in COLUMNS.items()} | {"against the floor": one.verdict}
 
 
-def recorded(record: dict) -> list[Assessment]:
-    """The assessments of a record of `sagkit assess`, without scenes."""
-    known = [{key: value for key, value in row["metrics"].items() if value is not None} for row in record["rows"]]
-    return [Assessment(row["name"], f, row["verdict"], {}) for row, f in zip(record["rows"], known, strict=True)]
-
-
-def summary(record: dict) -> str:
-    """The table of a record with its caption, as Markdown."""
-    drawn = (
-        f"brackets are 95 % intervals over {record['resamplings']:,} resamplings, of classes, and of images for "
-        "label-free; they speak of these networks and not of other seeds"
-        if record["resamplings"]
-        else "no intervals were asked for"
-    )
-    return f"{table(recorded(record))}\n\nTest images of {record['data']}; {drawn}; {origin(record)}"
-
-
 def _cell(figures: dict[str, float], key: str) -> str:
     if key not in figures:
         return SECOND_VIEW if key == "label_free" else "not measured"
@@ -238,7 +333,7 @@ def _cell(figures: dict[str, float], key: str) -> str:
     return f"{figures[key]:.3f}{ends}"
 
 
-def tradeoff(found: Sequence[Assessment]) -> plots.Picture:
+def draw_tradeoff(found: Sequence[Assessment]) -> plots.Picture:
     """Local accuracy against global structure of several embeddings, with the floor where all that have one share it.
 
     Raises:
@@ -259,123 +354,21 @@ def tradeoff(found: Sequence[Assessment]) -> plots.Picture:
     return plots.tradeoff(points, floors.pop() if len(floors) == 1 else None)
 
 
-def assess(
-    what,
-    data: str = "cifar100",
-    *,
-    labels=None,
-    distances=None,
-    changed=None,
-    bank=None,
-    bank_labels=None,
-    name: str = "",
-    probe: bool = True,
-    resamplings: int = 1000,
-    results: str = "figures/results",
-    root: str | None = None,
-    seed: int = 0,
-    weights: bool = True,
-) -> Assessment:
-    """Every figure of an embedding, with the verdict against its floor.
-
-    Args:
-        what: features (N, F) as array or tensor, or a string as in the module's table.
-        data: images and semantic reference: a name or path of `data.load_images`.
-        labels: (N,) classes of bare features; without them the rows are the test images of `data` in order.
-        distances: (C, C) semantic distances of bare features, in place of the reference of `data`.
-        changed: (N, F') features of a changed view of the same images, behind the label-free score of bare features.
-        bank: (M, F) features of bare features' own kind whose labels kNN and probe may use, such as those of training
-            images; without them one half of the rows serves the other.
-        bank_labels: (M,) their classes.
-        name: of the row; empty for a short form of `what`.
-        probe: also fit linear probes, the slowest part.
-        resamplings: behind intervals; 0 leaves them out.
-        results: folder of run records, for the floor of random networks.
-        root: where CIFAR lies.
-        seed: of the changed view, of the split of bare features and of random weights.
-        weights: load published weights of timm networks; False leaves them random.
-
-    Raises:
-        ValueError: in one line, for anything unknown, or numbers of rows that do not fit.
-    """
-    if isinstance(what, str | Path) and not str(what).endswith(".npz"):
-        encoder, architecture = network(str(what), seed, weights)
-        return _of_network(
-            name or _short(str(what)), encoder, architecture, data, probe, resamplings, results, root, seed
-        )
-    given = dict(zip(GIVEN, (labels, distances, changed, bank, bank_labels), strict=True))
-    if isinstance(what, str | Path):
-        found = stored(Path(what))
-        name = name or Path(what).stem
-        given = {key: found.get(key) if value is None else value for key, value in given.items()}
-        what = found["features"]
-    x = matrix(what, "features")
-    return _of_features(name or "features", x, given, data, probe, resamplings, root, seed)
+def recorded(record: dict) -> list[Assessment]:
+    """The assessments of a record of `python -m sagkit.assess`, without the arrays of pictures."""
+    known = [{key: value for key, value in row["metrics"].items() if value is not None} for row in record["rows"]]
+    return [Assessment(row["name"], f, row["verdict"], {}) for row, f in zip(record["rows"], known, strict=True)]
 
 
-def _of_network(name, encoder, architecture, data, probe, resamplings, results, root, seed) -> Assessment:
-    bank, queries = load_bank(data, root=root), load_images(data, "test", root=root)
-    figures = label_free(encoder, queries.images, seed, bootstrap=resamplings)
-    if queries.labels is None:
-        return Assessment(name, figures, "no labels, so no floor", {})
-    features, known = extract_features(encoder, queries.images), references(data, queries.class_names)
-    banked = extract_features(encoder, bank.images)
-    figures |= judged(banked, bank.labels, features, queries, data, probe, resamplings)
-    primary = next(iter(known.values()), None)
-    scores, of = random_networks(results, data, architecture, figures), "random networks"
-    if len(scores) < 2 and not isinstance(encoder, nn.Flatten):  # as wide a projection of pixels has pixels' distances
-        scores, of = projections(queries, features.shape[1], primary), "random projections"
-    figures, said = with_floor(figures, scores, of)
-    coarse = coarse_of(data, queries.class_names)
-    return Assessment(name, figures, said, scene_of(features, queries.labels, primary, queries.class_names, coarse))
-
-
-def _of_features(name, x, given, data, probe, resamplings, root, seed) -> Assessment:
-    y, classes, known, coarse, queries = _meaning(x, given["labels"], given["distances"], data, root)
-    primary = next(iter(known.values()), None)
-    if given["bank"] is None:
-        first, second = validation_split(y, 0.5, seed)
-        bank, asked = (x[first], y[first]), (x[second], y[second])
-    elif given["bank_labels"] is None:
-        raise ValueError(f"the bank's {len(given['bank'])} rows have no labels: give bank_labels=, one a row")
-    else:
-        bank, asked = (matrix(given["bank"], "bank"), torch.as_tensor(given["bank_labels"]).long()), (x, y)
-    # Severity of mistakes is judged by the reference of `data` and from a bank of its own, not from half the rows.
-    apart = bank if given["bank"] is not None and given["distances"] is None else ()
-    figures = local(*bank, *asked, coarse, probe) | arrangement(x, y, known, coarse, resamplings, *apart)
-    figures |= _second_view(x, given["changed"], resamplings, seed)
-    scores = projections(queries, x.shape[1], primary) if queries is not None else []
-    figures, said = with_floor(figures, scores, "random projections")
-    return Assessment(name, figures, said, scene_of(x, y, primary, classes, coarse))
-
-
-def _meaning(x: Tensor, labels, distances, data: str, root):
-    """Labels, class names, references, superclasses, and the test images if rows are theirs, of bare features."""
-    queries = None
-    if labels is None:
-        queries = load_images(data, "test", root=root)
-        if queries.labels is None or len(queries) != len(x):
-            told = "has no labels" if queries.labels is None else f"has {len(queries)} test images for {len(x)} rows"
-            raise ValueError(f"{data} {told}: give labels=, one a row")
-        labels = queries.labels
-    y = torch.as_tensor(labels).long()
-    if y.shape != x.shape[:1]:
-        raise ValueError(f"one label a row: {len(x)} rows of features and labels {tuple(y.shape)}")
-    if distances is not None:
-        return y, (), {"given": np.asarray(distances, dtype=float)}, None, None
-    classes = (queries or load_images(data, "test", root=root)).class_names
-    if not 0 <= int(y.min()) <= int(y.max()) < len(classes):
-        found = f"{int(y.min())}..{int(y.max())}"
-        raise ValueError(f"labels {found} are not those of {data} with {len(classes)} classes: give distances=")
-    return y, classes, references(data, classes), coarse_of(data, classes), queries
-
-
-def _second_view(x: Tensor, changed, resamplings: int, seed: int) -> dict[str, float]:
-    if changed is None:
-        return {}
-    found = structure_score(x, changed, bootstrap=resamplings, seed=seed)
-    drawn = {"label_free_low": found.low, "label_free_high": found.high} if resamplings else {}
-    return {"label_free": found.score} | drawn
+def summary(record: dict) -> str:
+    """The table of a record with its caption, as Markdown."""
+    drawn = (
+        f"brackets are 95 % intervals over {record['resamplings']:,} resamplings, of classes, and of images for "
+        "label-free; they speak of these networks and not of other seeds"
+        if record["resamplings"]
+        else "no intervals were asked for"
+    )
+    return f"{assessment_table(recorded(record))}\n\nTest images of {record['data']}; {drawn}; {origin(record)}"
 
 
 def main(
@@ -414,15 +407,15 @@ def main(
         figures = {key: round(float(v), 5) if np.isfinite(v) else None for key, v in given.figures.items()}
         rows.append({"what": one, "name": given.name, "verdict": given.verdict, "metrics": figures})
         write_record(folder.with_name(f"{folder.name}.json"), record | {"rows": rows})  # what is done is kept
-        if given.scene:
+        if given.classes:
             plots.save(given.picture, folder / f"{file_name(one)}-trees")
             plots.save(given.matrices, folder / f"{file_name(one)}-matrices")
     if any("spearman_pairs" in one.figures and "knn" in one.figures for one in found):
-        plots.save(tradeoff(found), folder / "tradeoff")
-    print(table(found))
+        plots.save(draw_tradeoff(found), folder / "tradeoff")
+    print(assessment_table(found))
 
 
-def _short(what: str) -> str:
+def _row_title(what: str) -> str:
     """Name of a row: of a file its folder's folder (the profile, of a run record) and its own name."""
     return "/".join([*Path(what).parts[-3:-2], Path(what).stem]) if what.endswith(".safetensors") else what
 

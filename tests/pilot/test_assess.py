@@ -17,7 +17,7 @@ from sagkit.metrics.semantic import random_floor, rank_correlation
 from sagkit.metrics.tree import class_tree
 from sagkit.model import make_encoder
 from sagkit.pilot import assess as module
-from sagkit.pilot.assess import assess, main, recorded, summary, table, tradeoff
+from sagkit.pilot.assess import assess, assessment_table, draw_tradeoff, main, recorded, summary
 from sagkit.studies.zoo import gradients, histogram
 from sagkit.train.record import read_records, save_encoder
 
@@ -94,8 +94,8 @@ def test_classes_of_ones_own_need_neither_images_nor_names(tmp_path):
     wanted = spearmanr(1 - (unit[i] * unit[j]).sum(axis=1), distances[y[i], y[j]]).statistic
     assert found.figures["spearman_pairs"] == pytest.approx(wanted, abs=1e-5)
     assert found.verdict.startswith("no floor")
-    assert found.scene["names"] == list("012345")
-    np.testing.assert_allclose(found.scene["tree"], class_tree(x.astype(np.float32), y))
+    assert found.classes["names"] == list("012345")
+    np.testing.assert_allclose(found.classes["tree"], class_tree(x.astype(np.float32), y))
     assert found.picture.axes
 
 
@@ -172,8 +172,8 @@ def test_cifar_100_is_drawn_with_its_own_names_and_superclasses(cifar_root):
     rng = np.random.default_rng(0)
     y = np.arange(400) % 100
     found = assess(rng.normal(size=(400, 8)), labels=y, root=str(cifar_root), name="noise", **QUICK)
-    assert len(set(found.scene["groups"])) == 20
-    np.testing.assert_array_equal(found.scene["reference"], class_distances("cifar100"))
+    assert len(set(found.classes["groups"])) == 20
+    np.testing.assert_array_equal(found.classes["reference"], class_distances("cifar100"))
     assert abs(found.figures["spearman_pairs"]) < 0.05
 
 
@@ -236,8 +236,8 @@ def test_a_record_shows_intervals_what_was_not_measured_and_where_it_comes_from(
 
 def test_several_things_are_one_table_and_one_trade_off(bare):
     other = bare._replace(name="other", figures=bare.figures | {"spearman_pairs": 0.5, "knn": 0.25})
-    assert table([bare, other]).count("\n") == 3
-    drawn = [text.get_text() for text in tradeoff([bare, other]).axes[0].texts]
+    assert assessment_table([bare, other]).count("\n") == 3
+    drawn = [text.get_text() for text in draw_tradeoff([bare, other]).axes[0].texts]
     assert {"features", "other"} <= set(drawn)
     with pytest.raises(ValueError, match="need labels"):
-        tradeoff([bare._replace(figures={"label_free": 0.3})])
+        draw_tradeoff([bare._replace(figures={"label_free": 0.3})])
