@@ -1,6 +1,7 @@
 """Do encoders order the classes of a set that they were never trained on? Every stored encoder, judged on that set.
 
-    sagkit study transfer        record: figures/results/transfer/shapes.json
+    sagkit study transfer                 record: figures/results/transfer/shapes.json
+    sagkit study transfer --data NAME     on another set with a known class tree
 
 Each encoder embeds the set's test images once. *Structure* is the Spearman correlation between embedding distance and
 tree distance over pairs of images of different classes; *kNN* takes its labels from a bank of the set's own training

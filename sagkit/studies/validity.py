@@ -32,7 +32,7 @@ from sagkit.metrics.semantic import rank_correlation
 from sagkit.metrics.stats import spearman_brown
 from sagkit.show.tables import origin, to_markdown
 from sagkit.studies.zoo import Member, distinct, sides, zoo
-from sagkit.train.record import command_line, provenance, write_record
+from sagkit.train.record import command_line, groups, provenance, read_records, rows_of, stored_encoders, write_record
 
 # Pairs of feature matrices that a design compares.
 VIEWS = {
@@ -228,6 +228,9 @@ def main(
     """
     if design and design not in DESIGNS:
         raise ValueError(f"no design {design!r}: choose one of {', '.join(DESIGNS)}")
+    for (_, train_set), records in groups(read_records(results)).items():
+        for runs in rows_of(records).values() if train_set in (train_sets or (data,)) else ():
+            stored_encoders(runs)  # a smaller zoo would be another study
     if threads:
         torch.set_num_threads(threads)
     splits = {split: prepare(load_images(data, split), data, n, seed) for split in ("val", "test")}
