@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup
 # Bytecode is worth writing: with shape checks it costs each test process 8 s to compile anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install demo static check test bench figures lab clean
+.PHONY: install demo static fast check test bench figures lab clean
 .DEFAULT_GOAL := demo
 
 install: $(VENV)/.installed
@@ -33,8 +33,11 @@ static: install
 	$(BIN)/ruff format --check .
 	$(TYPES)
 
-check: static
+fast: install
 	$(PYTEST) -m "not slow" tests
+
+check: install
+	@$(MAKE) --no-print-directory -j 2 static fast
 
 # The tests leave the tree as they found it.
 test: static

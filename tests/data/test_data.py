@@ -130,6 +130,7 @@ def nearest_class(train, train_labels, test):
     return train_labels[torch.cdist(test, train).argmin(dim=1)]
 
 
+@pytest.mark.slow
 def test_raw_pixels_say_little_about_shapes_and_outlines_much():
     """The same classifier, on pixels and on the outline in its own frame, where position and colour are gone."""
     from sagkit.data.shapes import OUTLINES
@@ -188,6 +189,7 @@ def test_split_repeats_by_seed_and_draws_every_row():
     assert (len(fit), len(val)) == (45, 5)
 
 
+@pytest.mark.slow
 def test_named_splits_are_parts_of_train():
     train, fit, val = (load_images("shapes", split) for split in ("train", "fit", "val"))
     rows_fit, rows_val = validation_split(train.labels, 0.1, seed=0)
@@ -293,6 +295,7 @@ def test_missing_cifar_names_both_remedies(monkeypatch, download):
     assert ("Name or service not known" in one_line(error)) == download
 
 
+@pytest.mark.slow
 @pytest.mark.cifar100
 def test_cifar100_has_its_published_mean(cifar_root, tmp_path_factory, monkeypatch):
     monkeypatch.delenv("SAGKIT_CACHE")  # ten seconds the first time only
@@ -456,6 +459,7 @@ print(len(images), len(unreadable), (resource.getrusage(resource.RUSAGE_SELF).ru
 """
 
 
+@pytest.mark.slow
 def test_photographs_of_thirty_megapixels_take_little_memory(tmp_path):
     folder = tmp_path / "set"
     folder.mkdir()
@@ -490,6 +494,7 @@ def test_huge_pictures_without_a_draft_are_decoded_one_at_a_time(tmp_path, monke
     assert most[0] == 1
 
 
+@pytest.mark.slow
 def test_ten_thousand_tiny_files(tmp_path):
     (tmp_path / "set").mkdir()
     write_image(tmp_path / "set" / "0.png", (3, 1, 4), size=(4, 4))
@@ -692,6 +697,7 @@ print(hashlib.sha256(images.numpy().tobytes()).hexdigest(), len(paths))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_race_for_the_cache(tmp_path):
     write_tree(tmp_path / "set", [f"c{c}" for c in range(10)], 30)
     (tmp_path / "ready").mkdir()

@@ -316,6 +316,7 @@ def test_the_record_holds_the_figures_of_the_stored_encoder(tmp_path):
     assert run.record["metrics"]["label_free"] == pytest.approx(score, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_training_on_series_arranges_classes_by_their_tree_as_raw_values_do_not(tmp_path):
     series = waves(540, length=64, seed=0), waves(216, length=64, seed=1)
     config = settings(tmp_path, encoder="conv1d-w16-l3", epochs=15, data="waves", probe=False, batch_size=64)

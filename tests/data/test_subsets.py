@@ -126,15 +126,16 @@ def noisy(per_class: int, seed: int) -> ImageSet:
     return ImageSet((colour + noise).to(torch.uint8), labels, NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cifar100-80a", "cifar100-80b"])
 def test_unseen_figures_are_those_of_the_left_out_classes_alone(name):
     encoder = make_encoder("resnet10-w4").eval()
     bank, queries = noisy(4, 0), noisy(4, 1)
-    figures = evaluate(encoder, bank, queries, name, probe=False)
-    whole = evaluate(encoder, bank, queries, "cifar100", probe=False)
+    figures = evaluate(encoder, bank, queries, name, probe=False, resamplings=100)
+    whole = evaluate(encoder, bank, queries, "cifar100", probe=False, resamplings=100)
     assert {k: v for k, v in figures.items() if not k.startswith("unseen_")} == whole
     few = queries.subset(torch.isin(queries.labels, left_out(name)))
-    apart = evaluate(encoder, bank, few, "cifar100", probe=False)
+    apart = evaluate(encoder, bank, few, "cifar100", probe=False, resamplings=100)
     unseen = {k.removeprefix("unseen_"): v for k, v in figures.items() if k.startswith("unseen_")}
     assert set(unseen) == set(apart) - {"label_free", "label_free_low", "label_free_high"}
     for key, value in unseen.items():
@@ -151,6 +152,7 @@ def test_classes_of_which_no_two_share_a_superclass_have_no_figure_of_superclass
         assert "unseen_tree_cophenetic_spearman" in figures
 
 
+@pytest.mark.slow
 def test_a_run_on_a_subset_is_judged_by_a_bank_of_all_classes(tmp_path, monkeypatch):
     images, judged = noisy(4, 0), []
     seen = images.subset(kept_rows("cifar100-80a", images.labels))
@@ -162,6 +164,7 @@ def test_a_run_on_a_subset_is_judged_by_a_bank_of_all_classes(tmp_path, monkeypa
     assert {"knn", "unseen_knn", "unseen_spearman_pairs"} <= run.record["metrics"].keys()
 
 
+@pytest.mark.slow
 @pytest.mark.cifar100
 def test_the_real_thing(cifar_root):
     code = (

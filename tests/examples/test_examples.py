@@ -32,6 +32,7 @@ def losses(lines: list[str], steps: int = 2) -> list[float]:
         return space["train"](steps=steps, batch_size=32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_at_most_five_lines_are_added_and_without_them_or_their_weight_the_loop_is_what_it_was(name):
     lines = source(name)

@@ -242,6 +242,7 @@ def test_of_equally_similar_nodes_the_smaller_number_comes_first():
     assert graph.neighbors[8].tolist() == [0, 2, 4]
 
 
+@pytest.mark.slow
 def test_an_approximate_search_says_how_much_it_found():
     pytest.importorskip("pynndescent")
     generator = torch.Generator().manual_seed(0)
@@ -262,6 +263,7 @@ def test_an_approximate_search_says_how_much_it_found():
     assert neighbor_recall(unit, shuffled, sample=1500) == pytest.approx(float(overlap), abs=0.005)
 
 
+@pytest.mark.slow
 def test_memory_is_of_order_nk_plus_chunk_n():
     # In a process of its own, whose peak memory is its own: 30,000 nodes would need 3.6 GB as a whole matrix.
     code = """

@@ -1,12 +1,20 @@
-"""kNN against scikit-learn's own, the probe against its definition."""
+"""kNN and search against scikit-learn's and scipy's own, the probe against its definition."""
+
+import sys
 
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import cdist
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
-from sagkit.metrics.local import knn_accuracy, knn_predict, linear_probe
+from sagkit.metrics.local import Index, knn_accuracy, knn_predict, linear_probe, precision_at
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +72,39 @@ def test_the_probe_does_not_care_about_scale_and_shift(digits):
 def test_an_impossible_knn_is_refused(bank, k, words):
     with pytest.raises(ValueError, match=words):
         knn_accuracy(torch.ones(bank), torch.zeros(bank[0]), torch.ones(2, 3), torch.zeros(2), k)
+
+
+def test_search_finds_what_scipy_finds(generator):
+    items, queries = torch.randn(300, 9, generator=generator) + 2, torch.randn(40, 9, generator=generator)
+    distance = cdist(queries - items.mean(dim=0), items - items.mean(dim=0), "cosine")
+    similarity, rows = Index(items).search(queries, 7)
+    np.testing.assert_array_equal(rows, distance.argsort(axis=1)[:, :7])
+    np.testing.assert_allclose(similarity, 1 - np.sort(distance, axis=1)[:, :7], atol=1e-5)
+    others = Index(items).similar(5)[1]
+    own = cdist(items - items.mean(dim=0), items - items.mean(dim=0), "cosine")
+    np.fill_diagonal(own, np.inf)
+    np.testing.assert_array_equal(others, own.argsort(axis=1)[:, :5])
+    with pytest.raises(ValueError, match="k = 301 results need 1 <= k <= 300 items"):
+        Index(items).search(queries, 301)
+
+
+def test_faiss_answers_alike_and_is_asked_only_above_its_size(generator, monkeypatch):
+    pytest.importorskip("faiss")
+    items = torch.randn(300, 9, generator=generator)
+    exact, fast = Index(items, faiss_above=300), Index(items, faiss_above=299)
+    assert exact.faiss is None
+    assert fast.faiss is not None
+    for a, b in zip(exact.search(items[:20], 5), fast.search(items[:20], 5), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    monkeypatch.setitem(sys.modules, "faiss", None)  # not installed: the exact product takes over
+    assert Index(items, faiss_above=10).faiss is None
+
+
+def test_precision_is_counted_by_hand(generator):
+    features, labels = torch.randn(60, 5, generator=generator), torch.randint(3, (60,), generator=generator)
+    distance = cdist(features - features.mean(dim=0), features - features.mean(dim=0), "cosine")
+    hits = 0
+    for i in range(60):
+        nearest = [j for j in distance[i].argsort() if j != i][:10]
+        hits += sum(labels[j] == labels[i] for j in nearest)
+    assert precision_at(features, labels) == pytest.approx(int(hits) / 600)

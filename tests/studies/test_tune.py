@@ -37,6 +37,7 @@ def told(found: dict) -> list[dict]:
     return [{name: row.get(name) for name in kept} for row in found["trials"]]
 
 
+@pytest.mark.slow
 def test_a_study_cut_off_between_and_within_trials_ends_as_if_it_had_not_been(tmp_path, data, monkeypatch):
     whole = tune(searched(tmp_path / "whole", data, 4), tmp_path / "whole.json", trials=6)
     search = searched(tmp_path / "cut", data, 4)
@@ -55,8 +56,8 @@ def test_a_study_cut_off_between_and_within_trials_ends_as_if_it_had_not_been(tm
     assert saved == ["trial003"]
     assert list((search.work / "unfinished").rglob("*trial003*.safetensors"))
     first_epochs = []
-    run_epoch = Trainer.run_epoch
-    monkeypatch.setattr(Trainer, "run_epoch", lambda t, bar: first_epochs.append(t.epoch) or run_epoch(t, bar))
+    begin_epoch = Trainer.begin_epoch
+    monkeypatch.setattr(Trainer, "begin_epoch", lambda t: first_epochs.append(t.epoch) or begin_epoch(t))
     resumed = tune(search, tmp_path / "cut.json", trials=6)
     assert first_epochs[0] == 1  # from the checkpoint
     assert told(resumed) == told(whole)
@@ -80,6 +81,7 @@ def test_a_study_cut_off_between_and_within_trials_ends_as_if_it_had_not_been(tm
     assert whole["regret"] == pytest.approx(best - chosen["spearman_pairs"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_two_workers_share_one_study_and_no_slot_is_trained_twice(tmp_path, data):
     search = searched(tmp_path, data, epochs=1)
     found = tune(search, tmp_path / "shared.json", trials=5, workers=2)

@@ -59,6 +59,7 @@ def test_an_unweighted_graph_has_the_same_edges_all_alike(mutual):
         torch.testing.assert_close(row[row > 0], torch.full_like(row[row > 0], 1 / int((row > 0).sum())))
 
 
+@pytest.mark.slow
 def test_random_pairs_are_as_many_and_as_strong_as_the_walks_and_end_anywhere_else():
     ha, hb = views()
     settings = {"k": 3, "length": 2, "walks": 4, "seed": 5}

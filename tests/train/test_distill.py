@@ -223,6 +223,7 @@ LEARN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", LEARN)
 def test_a_few_seconds_of_training_raise_the_neighbours_accuracy(tmp_path, method):
     train, queries = make_shapes(1024, size=16, seed=0), make_shapes(512, size=16, seed=1)

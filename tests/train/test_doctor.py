@@ -66,6 +66,7 @@ def test_without_the_variance_term_everything_collapses():
     assert "raise var" in tell([found])
 
 
+@pytest.mark.slow
 def test_without_the_covariance_term_dimensions_repeat_each_other():
     _, z = trained(cov=0.0, steps=300, lr=0.02)
     assert names(examine(z)) == ["partial collapse"]
@@ -161,6 +162,7 @@ def images():
     return make_shapes(160, size=16, seed=0), make_shapes(40, size=16, seed=1)
 
 
+@pytest.mark.slow
 def test_a_step_whose_loss_is_not_finite_is_kept_and_repeats_exactly(tmp_path, images, monkeypatch):
     """The loss is spoilt in the eighth step; the weights before it, its batch, views and walks come back."""
     config = tiny(tmp_path, readout_every=0, probe=False)
@@ -203,6 +205,7 @@ def test_a_rate_out_of_all_bounds_stops_the_run_and_its_step_fails_again(tmp_pat
         replay(kept, images[0])
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_never_become_the_checkpoint(tmp_path, images, monkeypatch):
     whole = training.Trainer.step
 

@@ -49,6 +49,7 @@ def interrupt(monkeypatch, config: Config, images, epochs: int = 1) -> None:
             fit(config, *images, progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [
@@ -73,6 +74,7 @@ def test_a_run_interrupted_after_any_epoch_ends_as_if_it_had_not_been(tmp_path, 
         assert not list((tmp_path / f"cut{stop_after}" / "runs").rglob("*.safetensors")), "checkpoint left behind"
 
 
+@pytest.mark.slow
 def test_sag_vicreg_at_alpha_zero_is_vicreg_bit_for_bit(tmp_path, images):
     plain = fit(tiny(tmp_path / "a", method="vicreg"), *images, progress=False)
     zero = fit(tiny(tmp_path / "b", alpha=0.0), *images, progress=False)
@@ -81,6 +83,7 @@ def test_sag_vicreg_at_alpha_zero_is_vicreg_bit_for_bit(tmp_path, images):
     assert not torch.equal(weights(walked)["backbone.0.weight"], weights(plain)["backbone.0.weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scope", ["queue", "dataset"])
 def test_every_scope_is_vicreg_without_alpha_and_something_else_with_it(tmp_path, images, scope):
     plain = fit(tiny(tmp_path / "a", method="vicreg"), *images, progress=False)
@@ -115,6 +118,7 @@ def test_the_recorded_command_gives_the_very_configuration(tmp_path):
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
+@pytest.mark.slow
 def test_provenance_is_that_of_the_start_of_training(tmp_path, images, monkeypatch):
     commits = iter(["a" * 40, "b" * 40])
     monkeypatch.setattr("sagkit.train.trainer.provenance", lambda: {"commit": next(commits)})
@@ -177,6 +181,7 @@ def test_a_checkpoint_of_another_configuration_is_not_continued(tmp_path, images
         fit(replace(config, lr=0.5), *images, progress=False)
 
 
+@pytest.mark.slow
 def test_the_record_holds_what_the_stored_encoder_scores(tmp_path, images):
     run = fit(tiny(tmp_path), *images, progress=False)
     (record,) = read_records(tmp_path / "results")
@@ -199,6 +204,7 @@ def test_the_record_holds_what_the_stored_encoder_scores(tmp_path, images):
     assert {k: round(float(v), 5) for k, v in again.items()} == record["metrics"]
 
 
+@pytest.mark.slow
 def test_a_stored_run_is_found_by_its_settings_and_by_nothing_less(tmp_path, images):
     config = tiny(tmp_path)
     run = fit(config, *images, progress=False)
@@ -211,6 +217,7 @@ def test_a_stored_run_is_found_by_its_settings_and_by_nothing_less(tmp_path, ima
     assert stored_run(config, config.results) is None
 
 
+@pytest.mark.slow
 def test_snapshots_keep_the_encoder_after_epochs_that_are_powers_of_two(tmp_path, images):
     run = fit(tiny(tmp_path, snapshots=True), *images, progress=False)
     kept = sorted(p.name for p in run.path.parent.glob("*.epoch*"))
@@ -267,6 +274,7 @@ def test_the_command_line_says_what_is_wrong_in_one_line(arguments, words, capsy
     assert "\n" not in told
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_from_profile_method_and_fields(tmp_path, capsys):
     words = "--method vicreg --profile tour --epochs 1 --encoder resnet10-w4 --seed 3 --batch-size 128 --no-probe"
     sagkit(["train", *words.split(), "--results", str(tmp_path / "r"), "--runs", str(tmp_path / "w")])

@@ -103,6 +103,7 @@ def test_every_step_has_its_own_rate_linear_up_then_cosine_down(tmp_path, images
         assert rates == pytest.approx([rate, rate], rel=1e-9)
 
 
+@pytest.mark.slow
 def test_no_two_views_are_alike_and_a_seed_repeats_them_all(tmp_path, images, monkeypatch):
     # All images are one, so that only the augmentation can make a difference between steps.
     one = ImageSet(images[0].images[:1].expand(160, -1, -1, -1).contiguous())
@@ -119,6 +120,7 @@ def test_no_two_views_are_alike_and_a_seed_repeats_them_all(tmp_path, images, mo
         assert torch.equal(one_step["b"], same_step["b"])
 
 
+@pytest.mark.slow
 def test_an_epoch_shows_every_image_once_in_an_order_of_its_own(tmp_path, images, monkeypatch):
     def orders(**fields) -> list[list[int]]:
         steps = shown(monkeypatch, small(tmp_path / str(fields), **fields), *images)
@@ -331,6 +333,7 @@ def test_the_record_counts_processor_time_of_training_alone_and_the_walks_share_
     assert record["seconds"]["encoder"] == pytest.approx(TICK * 15 * 6, abs=0.01)
 
 
+@pytest.mark.slow
 def test_the_clock_goes_on_where_an_interrupted_run_stopped(tmp_path, images, clocks, monkeypatch):
     config = small(tmp_path / "whole", method="sag-vicreg")
     whole = cost(fit(config, *images, progress=False).record)
@@ -340,6 +343,7 @@ def test_the_clock_goes_on_where_an_interrupted_run_stopped(tmp_path, images, cl
     assert cost(fit(cut, *images, progress=False).record) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["vicreg", "sag-vicreg"])
 def test_bf16_training_keeps_float32_weights_and_is_resumed_exactly(tmp_path, images, monkeypatch, method):
     handed, weights = [], set()  # features and projections of both views, as the loss is given them

@@ -97,6 +97,7 @@ states = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(states)
 def test_any_nested_state_comes_back_as_it_went_in(tmp_path_factory, state):

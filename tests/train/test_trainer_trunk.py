@@ -25,6 +25,7 @@ def trunk(tmp_path_factory, images) -> str:
     return str(kept[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [
