@@ -6,7 +6,7 @@
 
 Sources: [R] distance to the k-th neighbour, Mahalanobis distance (Ledoit and Wolf 2004), personalised PageRank (a walk
 that restarts). [K] cosines are of features centred on the bank's mean, as in `graph`; edges of P weigh max(0, cosine);
-an item that walks from the bank seldom visit is unusual.
+an item that walks from the bank rarely visit is unusual.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def walk_anomaly(
     k: int = 10,
     restart: float = 0.15,
 ) -> Tensor:
-    """How seldom walks that restart at random items of the bank visit an item: -log(N pi), about 0 for an average one.
+    """How rarely walks that restart at random items of the bank visit an item: -log(N pi), about 0 for an average one.
 
     Args:
         bank: features of normal items; walks restart there.

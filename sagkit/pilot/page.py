@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sagkit.data.load import ImageSet
-from sagkit.pilot.search import Embedding
+from sagkit.pilot.embedding import Embedding
 from sagkit.train.doctor import Diagnosis
 from sagkit.train.timing import peak_memory
 
@@ -192,11 +192,11 @@ def _structure(found: Findings) -> list[list]:
 
 
 def _searches(found: Findings) -> list[list[Thumbnail]]:
-    """Queries spread over the images that are no known anomalies, and what is most like them but no near duplicate."""
+    """Queries spread over the images that are no known anomalies, each with its most similar others, without copies."""
     copies = {i: set(group) for group in found.duplicates for i in group}
-    usual = list(range(len(found.images))) if found.odd is None else (~found.odd).nonzero().flatten().tolist()
+    normal = list(range(len(found.images))) if found.odd is None else (~found.odd).nonzero().flatten().tolist()
     strips = []
-    for query in (usual[place] for place in torch.linspace(0, len(usual) - 1, EXAMPLES + 2).long()[1:-1].tolist()):
+    for query in (normal[place] for place in torch.linspace(0, len(normal) - 1, EXAMPLES + 2).long()[1:-1].tolist()):
         ranked = zip(found.neighbors[query].tolist(), found.similarity[query].tolist(), strict=True)
         others = [(i, value) for i, value in ranked if i not in copies.get(query, ())][:NEIGHBORS]
         below = ["searched for", *(f"{value:.2f}" for _, value in others)]

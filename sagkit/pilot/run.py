@@ -26,9 +26,9 @@ from sagkit.model import IMAGENET_MEAN, IMAGENET_STD, extract_features, make_enc
 from sagkit.pilot.anomaly import SCORES, auroc
 from sagkit.pilot.budget import train_within
 from sagkit.pilot.duplicates import near_duplicates
+from sagkit.pilot.embedding import embed, save_embedding, write_neighbors, write_scores
 from sagkit.pilot.page import Findings, Learnt, findings_page
 from sagkit.pilot.photos import ODD, make_photo_folder
-from sagkit.pilot.search import embed, save_embedding, write_neighbors, write_scores
 from sagkit.train.doctor import examine, examine_run
 from sagkit.train.record import load_encoder, write_text
 from sagkit.train.timing import Stopwatch

@@ -21,10 +21,10 @@ from sagkit.pilot import run as piloting
 from sagkit.pilot.anomaly import mahalanobis_anomaly
 from sagkit.pilot.budget import seconds_per_epoch, settings
 from sagkit.pilot.duplicates import near_duplicates
+from sagkit.pilot.embedding import load_embedding
 from sagkit.pilot.page import Thumbnail, jpeg_uri, templates
 from sagkit.pilot.photos import ODD, make_photo_folder
 from sagkit.pilot.run import pilot
-from sagkit.pilot.search import load_embedding
 from sagkit.train import record
 from sagkit.train.record import load_encoder, save_encoder
 from sagkit.train.trainer import Trainer

@@ -1,4 +1,4 @@
-"""Charts and grids of images: maps of embeddings, bars, matrices, lines, trees, and estimates with their intervals.
+"""Charts and grids of images: maps, bars, matrices, lines, trees, estimates with their intervals, trials of a search.
 
 Of an estimate, a faint mark is one seed, a strong one their mean, the bar its interval, and a dashed line the value of
 no effect. A row without an interval has no bar: two seeds have a mean and no interval worth drawing. [K]
@@ -186,4 +186,40 @@ def intervals(
         axis.set_yticks(range(len(names)), names)
         axis.tick_params(axis="y", length=0)
         axis.set_ylim(len(names) - 0.5, -0.5)
+    return figure
+
+
+@styled
+def trial_map(
+    panels: Mapping[str, tuple[np.ndarray, np.ndarray, str, str]],
+    kinds: Sequence[str],
+    marked: Mapping[str, int],
+    fronts: Mapping[str, Sequence[int]] | None = None,
+) -> Picture:
+    """Trials of one or more searches as points, some of them marked by name, on one panel for each pair of figures.
+
+    Args:
+        panels: by title, x (n,), y (n,) and the names of both.
+        kinds: (n,) search that each trial is from; grey markers of different shape.
+        marked: position of a trial by name, in 0 .. n - 1.
+        fronts: by title, trials that a staircase joins, in rising order of x.
+    """
+    figure, axes = grid_of(4.4 * len(panels), 4.4, len(panels))
+    kinds = np.asarray(kinds)
+    for axis, (title, (x, y, xlabel, ylabel)) in zip(axes[0], panels.items(), strict=True):
+        x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+        front = list((fronts or {}).get(title, ()))
+        if front:
+            axis.plot(x[front], y[front], color=INK, lw=1.5, drawstyle="steps-post", label="front", zorder=1)
+        for i, kind in enumerate(dict.fromkeys(kinds.tolist())):
+            chosen, marker = kinds == kind, ("o", "x")[i % 2]
+            axis.plot(x[chosen], y[chosen], color="#7a828c", marker=marker, ms=4.5, ls="none", label=kind, zorder=2)
+        for i, (name, row) in enumerate(marked.items()):
+            look = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[1 + i % (len(MARKERS) - 1)], "mfc": "none"}
+            axis.plot(x[row], y[row], ms=13, mew=2, ls="none", label=name, zorder=3, **look)
+        axis.set(xlabel=xlabel, ylabel=ylabel)
+        axis.set_title(title, fontsize=11)
+        axis.locator_params(nbins=5)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=9, handlelength=1.5)
     return figure

@@ -8,7 +8,7 @@ import torch
 
 from sagkit.data.load import make_shapes
 from sagkit.model import make_encoder
-from sagkit.pilot.search import embed, load_embedding, save_embedding
+from sagkit.pilot.embedding import embed, load_embedding, save_embedding
 
 
 def test_embedding_is_stored_by_name_and_read_back(tmp_path):
