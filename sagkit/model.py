@@ -5,7 +5,7 @@
     images   x in [0, 1] (B, 3, H, W), mean and std of each colour channel
     vectors  x (B, F0), of each column;   series  x (B, C, T), of each channel
 
-Sources: [R] CIFAR stem (3 x 3 convolution of stride 1, no max-pool) as in METHOD.md section 6; the projector is
+Sources: [R] CIFAR stem (3 x 3 convolution of stride 1, no max-pool) as in figures/METHOD.md section 6; the projector is
 the VICReg authors' (linear, BatchNorm, ReLU, ..., linear without bias), and so are names and shapes of the weights that
 `load_vicreg_weights` takes (facebookresearch/vicreg's torch.hub checkpoints, torchvision's ResNets). [K] the narrow
 ResNet: torchvision's basic block at a chosen width and depth, for machines without a GPU; normalisation lives inside

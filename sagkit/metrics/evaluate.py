@@ -1,9 +1,9 @@
 """What an encoder is worth: local accuracy and global structure of its features, as one flat dictionary.
 
 Local: kNN, linear probe and retrieval, on classes and superclasses. Global: rank correlation of embedding distances
-with semantic distances (METHOD.md section 5), the tree of classes against the reference's, and the label-free score.
-All as fractions, on clean images in evaluation mode. What an embedding must beat is a floor: random networks of its
-architecture from the run records, or random projections of the images; `semantic.verdict` gives the distance of
+with semantic distances (figures/METHOD.md section 5), the tree of classes against the reference's, and the label-free
+score. All as fractions, on clean images in evaluation mode. What an embedding must beat is a floor: random networks of
+its architecture from the run records, or random projections of the images; `semantic.verdict` gives the distance of
 Spearman over image pairs from the floor's mean, in its standard deviations. [K]
 """
 

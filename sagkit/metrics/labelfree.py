@@ -28,7 +28,7 @@ would be alike in both views.
 
 Sources: [R] agreement of representational dissimilarity matrices, and the rivals as named; [K] that agreement as a
 label-free figure, clean against changed rather than one augmented view against another, and the two-matrix designs,
-leads of METHOD.md section 4. All take centred cosine distance.
+leads of figures/METHOD.md section 4. All take centred cosine distance.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ the class?
     probe:  multinomial logistic regression on standardised features
     search: similarity of x and y = cos(x - m, y - m),  m the mean of the items searched
 
-Sources: [R] weighted kNN of Wu et al. 2018 with k = 20 and temperature 0.07 (METHOD.md section 5); the probe is
+Sources: [R] weighted kNN of Wu et al. 2018 with k = 20 and temperature 0.07 (figures/METHOD.md section 5); the probe is
 scikit-learn's LogisticRegression (L-BFGS). [K] features standardised by the bank, C = 1, tolerance 1e-3, at most 200
 iterations: part of the definition, the same for every method; cosines of the search centred, as in `graph`. Search is
 exact at every size.

@@ -4,7 +4,7 @@ and the difference of two embeddings.
     spearman = Pearson correlation of ranks (ties share their mean rank)
     kendall  = tau-b = (concordant - discordant) / sqrt(untied in one * untied in the other)
 
-Five kinds, by what is compared with the reference distance of two classes (METHOD.md section 5):
+Five kinds, by what is compared with the reference distance of two classes (figures/METHOD.md section 5):
 
     pairs              distance of two images of different classes: the primary figure
     pairs-all          the same, images of one class included
@@ -40,7 +40,7 @@ from sagkit.metrics.stats import class_bootstrap, mantel, percentile_interval, s
 
 KINDS = ("pairs", "pairs-all", "confusion", "centroid", "centroid-whitened")
 METRICS = ("centred-cosine", "cosine", "euclidean")
-NEIGHBORS = 20  # METHOD.md section 5
+NEIGHBORS = 20  # figures/METHOD.md section 5
 
 
 class RankCorrelation(NamedTuple):

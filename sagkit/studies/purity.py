@@ -2,9 +2,9 @@
 
     sagkit study purity --threads 1         the CIFAR-100 table, figures/results/purity/cifar100.json
 
-Scopes as in METHOD.md section 3: a batch with the mean of two augmented views' features; the same batch with the four
-batches before it, walks starting in the newest only; all training images, clean. The encoder is in evaluation mode and
-the same for all batches, so that a queue does not age here as it does in training. [K]
+Scopes as in figures/METHOD.md section 3: a batch with the mean of two augmented views' features; the same batch with
+the four batches before it, walks starting in the newest only; all training images, clean. The encoder is in evaluation
+mode and the same for all batches, so that a queue does not age here as it does in training. [K]
 """
 
 from __future__ import annotations

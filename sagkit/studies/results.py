@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sagkit.metrics.stats import Summary
 from sagkit.pilot import assess
-from sagkit.show.tables import to_markdown
+from sagkit.show.tables import origin, to_markdown
 from sagkit.studies import line, purity, sharpen, validity, versus
 from sagkit.studies.benchmarks import bench_table, read_bench
 from sagkit.studies.tables import PERCENT, paired_table, tables_of
+from sagkit.studies.transfer import MEASURES, figures_by_seed, over_baseline, transfer_table
 from sagkit.train.record import groups, pairs_by_seed, read_records, rows_of, write_text
 
 PAGES = ("README.md", "figures/RESULTS.md", "figures/BENCHMARKS.md")
@@ -41,12 +43,15 @@ class Figures:
 
     def __init__(self, results: str | Path = "figures/results"):
         self.results = Path(results)
-        self._shown: dict[str, str] = {}  # tables of studies, some of which resample
         self._records = groups(read_records(results))
         self._studies = {
             str(path.relative_to(results).with_suffix("")): json.loads(path.read_text())
             for path in sorted([*Path(results).glob("*.json"), *Path(results).glob("*/*.json")])
         }
+        # What is asked for more than once: settings of a row are compared, and some studies resample.
+        self._rows = cache(lambda on: rows_of(self._records.get(_place(on), [])))
+        self._paired = cache(lambda on, baseline: pairs_by_seed(self._records[_place(on)], baseline))
+        self._shown = cache(lambda name: STUDIES[name.partition("/")[0]].summary(self._study(name)))
 
     # Rows of runs
 
@@ -149,6 +154,17 @@ class Figures:
             "ahead": _of(int((ours["spearman_pairs"].mean(axis=0) > curve.mean(axis=0)).sum()), len(powers)),
         }[what]
 
+    def unseen(self, profile: str, row: str, what: str) -> str:
+        """A row minus VICReg on drawings that neither was trained on: a measure of the study, or how many are `below`
+        VICReg, and how many `surely`, with an interval that excludes zero."""
+        _, change = over_baseline(figures_by_seed(self._study("transfer/shapes"), profile), row)
+        if what in change:
+            return _shown(change[what], what, None, True, signed=True)
+        over = [Summary.over(values) for values in change.values()]
+        if what == "surely":
+            return _word(sum(one.interval[1] < 0 for one in over))
+        return _of(sum(one.mean < 0 for one in over), len(over))
+
     def cell(self, study: str, row: str, column: str) -> str:
         """A cell of the table of a study, `line/cifar100` or `validity/shapes`, as the page shows it."""
         lines = (line[2:-2].split(" | ") for line in self.study(study).splitlines() if line.startswith("| "))
@@ -164,13 +180,13 @@ class Figures:
         return f"{validity.reliability(self._study(f'validity/{data}')['rows']):.2f}"
 
     def confirmed(self, of: str) -> str:
-        """How far apart the means of the settings (`settings`) lie in Spearman, or the seeds of one (`seeds`)."""
+        """How far apart in Spearman the means of the `settings` lie, or the `seeds` of one setting at most."""
         found = defaultdict(list)
         for run in self._study("tune/shapes-confirmed")["runs"]:
             found[run["role"]].append(run["spearman_pairs"])
         if of == "settings":
             return f"{np.ptp([np.mean(values) for values in found.values()]):.3f}"
-        return f"{np.mean([np.ptp(values) for values in found.values()]):.2f}"
+        return f"{max(np.ptp(values) for values in found.values()):.2f}"
 
     # Tables
 
@@ -195,9 +211,21 @@ class Figures:
 
     def study(self, name: str) -> str:
         """The table and caption of a study, `purity/cifar100`."""
-        if name not in self._shown:
-            self._shown[name] = STUDIES[name.partition("/")[0]].summary(self._study(name))
-        return self._shown[name]
+        return self._shown(name)
+
+    def transfer(self, profile: str, row: str) -> str:
+        """Rows of a profile on drawings, a row minus VICReg, and caption."""
+        record = self._study("transfer/shapes")
+        figures = figures_by_seed(record, profile)
+        title, change = over_baseline(figures, row)
+        cells = {name: Summary.over(change[key]).show(False, signed=True) for key, name in MEASURES.items()}
+        cells["seeds"] = len(change["structure"])
+        both = pd.concat([transfer_table(figures), pd.DataFrame(cells, index=[title])]).rename_axis("encoder")
+        return (
+            f"{to_markdown(both)}\n\ntest images of {record['data']}, encoders of {profile} trained on "
+            f"{record['train_set']}; kNN with a bank of {record['bank_size']:,} training images of {record['data']}; "
+            f"± is a 95 % t-interval over seeds; {origin(record)}"
+        )
 
     def bench(self, name: str) -> str:
         """The table of a benchmark."""
@@ -208,14 +236,14 @@ class Figures:
         return [record for of in self._records.values() for record in of]
 
     def _runs(self, on: str, row: str) -> list[dict]:
-        rows = rows_of(self._records.get(_place(on), []))
+        rows = self._rows(on)
         if row not in rows:
             raise ValueError(f"no records of {row!r} on {on}: choose one of {', '.join(rows) or 'none'}")
         return rows[row]
 
     def _pairs(self, on: str, row: str, baseline: str = "vicreg") -> list[tuple[dict, dict]]:
         self._runs(on, row)
-        pairs = pairs_by_seed(self._records[_place(on)], baseline)
+        pairs = self._paired(on, baseline)
         if row not in pairs:
             raise ValueError(f"{row!r} and {baseline!r} have no seed in common on {on}")
         return pairs[row]

@@ -117,7 +117,7 @@ def test_an_embedding_that_is_the_reference_reaches_the_ceiling_and_its_mirror_t
 def test_the_ceiling_of_superclasses_over_class_pairs_is_the_known_one():
     upper = np.triu_indices(100, 1)
     spearman, kendall = attainable(class_distances("cifar100", "superclass")[upper])
-    assert (round(spearman, 3), round(kendall, 3)) == (0.341, 0.278)  # METHOD.md section 5
+    assert (round(spearman, 3), round(kendall, 3)) == (0.341, 0.278)  # figures/METHOD.md section 5
 
 
 def test_drawn_pairs_estimate_what_all_pairs_give():
@@ -171,7 +171,7 @@ def test_nan_features_are_counted_and_located(data):
 
 
 def explicit_pairs(kind, features, labels, reference):
-    """Distance, reference and classes of each pair of a kind, by the definitions of METHOD.md section 5."""
+    """Distance, reference and classes of each pair of a kind, by the definitions of figures/METHOD.md section 5."""
     if kind.startswith("pairs"):
         distance = metric_of("centred-cosine", features)
         rows = [

@@ -168,8 +168,11 @@ def test_the_readme_is_short_and_has_one_table():
 
 @pytest.mark.parametrize("name", [*PAGES, "figures/METHOD.md"])
 def test_links_of_the_pages_lead_somewhere(name):
-    links = re.findall(r"\]\((?!https?:)(.*?)\)", (ROOT / name).read_text())
+    text = (ROOT / name).read_text()
+    links = re.findall(r"\]\((?!https?:)(.*?)\)", text)
     missing = [link for link in links if not (ROOT / name).parent.joinpath(link).exists()]
+    paths = re.findall(r"`((?:tests|notebooks|sagkit|figures)/[\w/.-]+)", text)
+    missing += [path for path in paths if "NAME" not in path and not (ROOT / path).exists()]
     assert links
     assert missing == []
 
