@@ -40,6 +40,7 @@ from sagkit.data.load import family, load_bank
 from sagkit.data.series import TRIED, Examples, VectorSet
 from sagkit.metrics.evaluate import evaluate, label_free, local, references, structure, view_of
 from sagkit.model import Encoder, channels_last, extract_features
+from sagkit.pairing import WalkPairing
 from sagkit.train.build import (
     build_encoder,
     build_method,
@@ -437,9 +438,10 @@ def replay(path, train: Examples) -> dict[str, float]:
         raise ValueError(f"{path} was kept of other images ({stored['images']}): give those the run trained on")
     trainer.method.load_state_dict(stored["method"])
     trainer.optimizer.load_state_dict(stored["optimizer"])
-    trainer.epoch, pairing = stored["epoch"], getattr(trainer.method, "pairing", None)
-    if hasattr(pairing, "step"):
-        pairing.step = max(0, pairing.step - 1)  # stored after the failed step had counted itself
+    trainer.epoch = stored["epoch"]
+    for module in trainer.method.modules():
+        if isinstance(module, WalkPairing):
+            module.step = max(0, module.step - 1)  # stored after the failed step had counted itself
     trainer.module.train()
     return {name: float(value) for name, value in trainer.step(stored["step"], stored["index"]).items()}
 

@@ -163,9 +163,10 @@ def images():
 
 
 @pytest.mark.slow
-def test_a_step_whose_loss_is_not_finite_is_kept_and_repeats_exactly(tmp_path, images, monkeypatch):
+@pytest.mark.parametrize("control", [{}, {"pairs": "random"}, {"pairs": "nearest", "matched": True}])
+def test_a_step_whose_loss_is_not_finite_is_kept_and_repeats_exactly(tmp_path, images, monkeypatch, control):
     """The loss is spoilt in the eighth step; the weights before it, its batch, views and walks come back."""
-    config = tiny(tmp_path, readout_every=0, probe=False)
+    config = tiny(tmp_path, readout_every=0, probe=False, **control)
     whole, spoilt = training.Trainer.step, {}
 
     def step(trainer, number, index):
