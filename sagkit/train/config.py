@@ -300,7 +300,7 @@ def parse(arguments: list[str], prog: str = "sagkit train") -> Config:
     """The configuration that words of a command line ask for: of its profile and method, with the fields it names.
 
     Raises:
-        ValueError: for an unknown method or profile.
+        ValueError: for an unknown method or profile, and see `check`.
         SystemExit: for `--help`, an unknown flag or a value that is none of the field's, told on standard error.
     """
     import tyro
@@ -315,7 +315,9 @@ def parse(arguments: list[str], prog: str = "sagkit train") -> Config:
     kinds = {role: make_dataclass(role, options, frozen=True) for role, options in groups.items()}
     nested = make_dataclass("Options", [(role, kind, kind()) for role, kind in kinds.items()])
     found = tyro.cli(nested, args=arguments, prog=prog, description=TOLD, config=(tyro.conf.OmitArgPrefixes,))
-    return Config(**{name: value for role in ROLES for name, value in vars(getattr(found, role)).items()})
+    config = Config(**{name: value for role in ROLES for name, value in vars(getattr(found, role)).items()})
+    check(config)
+    return config
 
 
 def _role(f: Field) -> str:

@@ -130,6 +130,8 @@ def test_the_command_line_refuses_a_name_that_is_none_of_the_choices(capsys):
         parse(["--kernel", "cosin"])
     assert stop.value.code == 2
     assert "cosine" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"walk_start must lie in \[0, 1\], got 5.0"):
+        parse(["--walk-start", "5"])
 
 
 def test_reading_a_configuration_loads_no_torch():
