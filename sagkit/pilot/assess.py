@@ -50,6 +50,7 @@ from sagkit.show.tables import origin, to_markdown
 from sagkit.train.record import command_line, load_encoder, load_state, provenance, write_record
 
 GIVEN = ("labels", "distances", "changed", "bank", "bank_labels")  # what may come with features, in an .npz file too
+RESAMPLINGS = 1000  # behind intervals, unless told
 SECOND_VIEW = "needs a second view"
 COLUMNS = {
     "spearman_pairs": "Spearman pairs",
@@ -113,7 +114,7 @@ def assess(
     bank_labels=None,
     name: str = "",
     probe: bool = True,
-    resamplings: int = 1000,
+    resamplings: int = RESAMPLINGS,
     results: str = "figures/results",
     root: str | None = None,
     seed: int = 0,
@@ -378,7 +379,7 @@ def main(
     out: str = "runs/assess",
     results: str = "figures/results",
     probe: bool = True,
-    resamplings: int = 1000,
+    resamplings: int = RESAMPLINGS,
     seed: int = 0,
     threads: int = 0,
 ) -> None:
