@@ -103,6 +103,7 @@ def test_shapes_names_form_a_tree_of_three_levels():
         assert children == [27 // count] * count
 
 
+@pytest.mark.slow
 def test_shapes_are_fixed_by_seed_and_differ_between_seeds_and_splits():
     a, b, c = make_shapes(60, seed=5), make_shapes(60, seed=5), make_shapes(60, seed=6)
     assert torch.equal(a.images, b.images)

@@ -210,6 +210,7 @@ def test_vectors_need_vectors_to_be_judged_on(tmp_path):
         fit(settings(tmp_path), images, wine(), progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "fields"),
     [
@@ -270,6 +271,7 @@ def test_a_step_on_a_table_that_failed_is_kept_and_repeated(tmp_path):
         replay(kept, wine(TableView(load_wine().data, mask=0.5)))
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_run(tmp_path):
     one, two = (fit(settings(tmp_path, seed=seed), wine(), wine(), progress=False) for seed in (0, 1))
     assert one.record["log"][0]["loss"] != two.record["log"][0]["loss"]

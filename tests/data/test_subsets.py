@@ -102,6 +102,7 @@ def test_nothing_is_unseen_where_no_class_is_left_out(cifar, name):
         load_images(name, "unseen")
 
 
+@pytest.mark.slow
 def test_subsets_have_the_references_superclasses_and_folder_of_records_of_their_own(tmp_path, cifar):
     assert family("cifar10") == "cifar10"
     for name in SUBSETS:
@@ -142,6 +143,7 @@ def test_unseen_figures_are_those_of_the_left_out_classes_alone(name):
         assert value == pytest.approx(apart[key], abs=1e-6), key
 
 
+@pytest.mark.slow
 def test_classes_of_which_no_two_share_a_superclass_have_no_figure_of_superclasses():
     names = {"spearman_pairs_superclass", "tree_dendrogram_purity", "tree_adjusted_rand"}
     encoder, (bank, queries) = make_encoder("resnet10-w4").eval(), (noisy(4, seed) for seed in (0, 1))

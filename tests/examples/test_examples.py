@@ -51,6 +51,7 @@ def test_at_most_five_lines_are_added_and_without_them_or_their_weight_the_loop_
     assert paired[1] - plain[1] != paired[0] - plain[0]
 
 
+@pytest.mark.slow
 def test_the_plain_loop_learns_and_its_loss_is_the_kits():
     plain = importlib.import_module("sagkit.examples.plain_vicreg")
     generator = torch.Generator().manual_seed(0)
@@ -60,6 +61,7 @@ def test_the_plain_loop_learns_and_its_loss_is_the_kits():
     assert sum(run[-3:]) < sum(run[:3])
 
 
+@pytest.mark.slow
 def test_lightnings_checkpoint_holds_the_pairings_count_of_steps():
     lightning = importlib.import_module("sagkit.examples.lightning_vicreg")
     with warnings.catch_warnings():
@@ -73,6 +75,7 @@ def test_lightnings_checkpoint_holds_the_pairings_count_of_steps():
     assert resumed.pairing.step == 3
 
 
+@pytest.mark.slow
 def test_the_command_line_prints_one_loss_a_step(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["plain_vicreg", "--steps", "2"])
     exec(compile("\n".join(source("plain_vicreg")), "plain_vicreg", "exec"), {"__name__": "__main__"})

@@ -47,12 +47,14 @@ def from_elsewhere(installed: Path, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_every_file_of_the_package(wheel):
     with zipfile.ZipFile(wheel) as archive:
         assert {name for name in archive.namelist() if name.startswith("sagkit/")} == FILES
     assert {"sagkit/py.typed", "sagkit/data/wordnet/taxonomy.tsv", "sagkit/data/wordnet/LICENSE"} <= FILES
 
 
+@pytest.mark.slow
 def test_the_installed_wheel_reads_its_data_and_answers(installed):
     code = "import sagkit; print(sagkit.__file__); from sagkit.data.taxonomy import class_distances as d; "
     where, shape = from_elsewhere(installed, "-c", f"{code}print(d('cifar100').shape)").splitlines()
@@ -79,6 +81,7 @@ def test_the_drop_in_needs_torch_and_jaxtyping_alone(needs):
     assert {need.partition("[")[0] for need in needs[""]} == {"torch", "jaxtyping"}
 
 
+@pytest.mark.slow
 def test_requirements_are_the_drop_in_and_every_extra_but_the_bench(needs):
     text = (ROOT / "requirements.txt").read_text()
     whole = {line.partition("#")[0].strip().replace(">=", "[]>=") for line in text.splitlines()} - {"", "-e ."}

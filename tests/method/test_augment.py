@@ -84,6 +84,7 @@ def test_a_box_that_never_fits_falls_back_to_the_largest_central_one():
     assert boxes.unique(dim=0).tolist() == [[0, 43, 10, 13]]  # 10 high, 13 wide: ratio 4/3, as torchvision
 
 
+@pytest.mark.slow
 def test_the_chunk_size_changes_no_value(pictures, monkeypatch):
     recipe = Augmentation(blur=0.5, size=24)
     whole = recipe(pictures, torch.Generator().manual_seed(5))

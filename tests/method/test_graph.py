@@ -179,6 +179,7 @@ rows_of_small_integers = st.integers(2, 9).flatmap(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(rows_of_small_integers, st.integers(1, 8), st.sampled_from(KERNELS), st.booleans())
 def test_every_graph_is_stochastic_whatever_ties_duplicates_and_zero_rows(rows, k, kernel, mutual):

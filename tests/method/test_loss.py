@@ -151,6 +151,7 @@ def test_what_cannot_be_is_refused(rows, alpha, keep, words):
         sag_vicreg_loss(z, z, no_pairs(), alpha, keep)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "columns"), [(4, 7), (7, 4)])
 def test_gradients_agree_with_finite_differences(rows, columns):
     x, y = projections(rows, columns)
@@ -207,6 +208,7 @@ def barlow_by_loops(x, y, scale=0.1, redundancy=0.005):
     return scale * total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "columns"), SIZES)
 def test_barlow_twins_equals_explicit_loops_in_value_and_gradient(rows, columns):
     x, y = projections(rows, columns)

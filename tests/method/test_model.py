@@ -272,6 +272,7 @@ def published() -> dict[str, torch.Tensor]:
     return state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["backbone", "checkpoint"])
 def test_published_vicreg_weights_compute_what_torchvision_computes_with_them(published, form):
     state = published
@@ -309,6 +310,7 @@ def test_weights_that_do_not_fit_are_refused_and_leave_the_encoder_alone(publish
     assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_stored_encoder_still_gives_its_records_figures():
     """Names and shapes of stored weights are an interface: a change of either would break every committed encoder."""
     stored = Path(__file__).parents[2] / "figures/results/tour/shapes/sag-vicreg-seed0"

@@ -27,6 +27,7 @@ def test_it_is_what_the_package_exports():
     assert sagkit.WalkPairing is WalkPairing
 
 
+@pytest.mark.slow
 def test_over_many_calls_the_pairs_follow_the_law_of_the_mean_features_graph():
     ha, hb = views(n=10)
     pairing = WalkPairing(k=4, length=2, walks=5, temperature=0.3)
@@ -137,6 +138,7 @@ def test_impossible_settings_are_refused():
         WalkPairing(length=0)(*views())
 
 
+@pytest.mark.slow
 def test_with_a_bank_walks_start_in_the_batch_pass_anywhere_and_follow_the_whole_graphs_law():
     ha, hb = views(n=6)
     bank = views(n=8, seed=1)[0]

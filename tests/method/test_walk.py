@@ -115,6 +115,7 @@ def graphs(draw):
     return Graph(torch.tensor(neighbors), torch.tensor(weights))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(graphs(), st.integers(0, 2**31), st.sampled_from([0.0, 0.25, 0.9]))
 def test_every_path_equals_a_scalar_loop_and_takes_no_edge_of_weight_zero(graph, seed, restart):

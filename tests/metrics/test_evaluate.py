@@ -91,6 +91,7 @@ def test_superclass_accuracy_asks_for_the_superclass_alone():
     assert "linear" not in evaluate(nn.Flatten(), bank, queries, "anything", probe=False)
 
 
+@pytest.mark.slow
 def test_cifar_100_is_judged_by_its_own_superclasses():
     members = [names.split() for names in CIFAR100_SUPERCLASSES.values()]
     classes = tuple(sorted(name for group in members for name in group))
@@ -190,6 +191,7 @@ def rounded(metrics: dict) -> dict:
     return {name: round(float(value), 5) for name, value in metrics.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("split", "asked"), [("train", "test"), ("fit", "val")])
 def test_a_run_is_judged_on_test_or_tuned_on_validation_images(tmp_path, folder, split, asked):
     run = fit(small(tmp_path, data=str(folder), split=split, seed=2), progress=False)
@@ -200,6 +202,7 @@ def test_a_run_is_judged_on_test_or_tuned_on_validation_images(tmp_path, folder,
     assert run.record["metrics"] != rounded(evaluate(encoder, bank, other, str(folder), True, 2))
 
 
+@pytest.mark.slow
 def test_unlabelled_images_train_and_are_judged_without_labels(tmp_path):
     path = tmp_path / "plain.npz"
     np.savez(path, images=make_shapes(100, size=16, seed=0).images.numpy())
@@ -215,6 +218,7 @@ def test_unlabelled_images_train_and_are_judged_without_labels(tmp_path):
     assert "not measured" in tables.tables_of("tour", "plain", read_records(tmp_path / "results"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("split", "probe"), [("train", True), ("fit", False)])
 def test_reevaluation_finds_a_records_metrics_again_and_leaves_the_rest(tmp_path, folder, capsys, split, probe):
     run = fit(small(tmp_path, data=str(folder), split=split, seed=3, probe=probe), progress=False)
@@ -233,6 +237,7 @@ def test_reevaluation_finds_a_records_metrics_again_and_leaves_the_rest(tmp_path
     assert "12.3" in printed  # and, where there is no encoder, of the old ones
 
 
+@pytest.mark.slow
 def test_reevaluation_without_the_probe_keeps_its_accuracy_as_recorded(tmp_path, folder):
     run = fit(small(tmp_path, data=str(folder)), progress=False)
     original = json.loads(run.path.read_text())
@@ -243,6 +248,7 @@ def test_reevaluation_without_the_probe_keeps_its_accuracy_as_recorded(tmp_path,
     assert found["knn"] == original["metrics"]["knn"]
 
 
+@pytest.mark.slow
 def test_a_run_that_left_out_probes_and_intervals_is_given_them_as_if_it_had_not(tmp_path, folder):
     whole = fit(small(tmp_path / "whole", data=str(folder), probe=True, resamplings=50), progress=False).record
     run = fit(small(tmp_path / "hasty", data=str(folder), probe=False, resamplings=0), progress=False)

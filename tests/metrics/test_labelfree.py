@@ -29,6 +29,7 @@ def test_identical_views_agree_fully_unrelated_ones_not_and_noise_lies_between()
     assert abs(structure_score(views(0, seed=1)[0], views(0, seed=2)[0]).score) < 0.1
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_figure_of_the_whole_population():
     a, b = views(1.0, n=1500)
     whole = structure_score(a, b).score

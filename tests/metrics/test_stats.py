@@ -75,6 +75,7 @@ def test_rsatoolbox_has_the_same_four_correlations():
     assert rank_statistics(found, wanted) == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_rho_a_and_tau_a_are_the_mean_over_random_orders_of_tied_values():
     rng = np.random.default_rng(3)
     found, wanted = rng.integers(4, size=12), rng.integers(3, size=12)
@@ -164,6 +165,7 @@ def class_world(generator, classes):
     return np.linalg.norm(noisy[i] - noisy[j], axis=1), wanted, i, j
 
 
+@pytest.mark.slow
 def test_the_class_bootstrap_covers_the_population_as_often_as_it_says():
     population = [rank_statistics(*class_world(np.random.default_rng([9, s]), 1000)[:2])[:2] for s in range(20)]
     truth, trials, hits = np.mean(population, axis=0), 200, np.zeros(2)
@@ -192,6 +194,7 @@ def test_mantel_equals_a_loop_over_relabelled_matrices():
     assert mantel(found, reference, first, second, permutations=99, seed=11) == (1 + higher) / 100
 
 
+@pytest.mark.slow
 def test_mantel_p_is_uniform_without_a_relation_and_small_with_one():
     generator, p = np.random.default_rng(6), []
     i, j = np.triu_indices(9, 1)
@@ -218,6 +221,7 @@ def test_two_factor_variance_is_the_formula_of_rsatoolbox():
     assert variance == pytest.approx(0.004 * 3 / 2 + 0.005 * 20 / 19)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("of_seeds", "of_classes"), [(1.0, 0.0), (0.0, 1.0), (0.5, 3.0)])
 def test_the_interval_over_seeds_and_classes_covers(of_seeds, of_classes):
     # A mean over classes of (class effect + seed effect + noise): the truth is 0.

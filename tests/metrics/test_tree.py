@@ -79,6 +79,7 @@ def test_figures_equal_a_loop_over_merges_and_scikit_learn():
     assert 0 < result["adjusted_rand"] < 1  # a case in between
 
 
+@pytest.mark.slow
 def test_a_tree_that_is_the_reference_has_all_figures_at_their_best_and_noise_none():
     best = hierarchy_figures(*embedded(spread=0.01), REFERENCE, FAMILY)
     assert best["adjusted_rand"] == best["dendrogram_purity"] == pytest.approx(1)

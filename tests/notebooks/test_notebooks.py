@@ -4,7 +4,6 @@ import json
 import subprocess
 from pathlib import Path
 
-import papermill
 import pytest
 from PIL import Image
 
@@ -25,11 +24,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.notebook]
 
 def defaults(name: str) -> dict[str, str]:
     """The parameters of a notebook, as Python source."""
+    import papermill  # three seconds: not when tests are merely collected
+
     return {p["name"]: p["default"] for p in papermill.inspect_notebook(NOTEBOOKS / f"{name}.ipynb").values()}
 
 
 def run(name: str, folder: Path, cwd: Path | None = None, **parameters):
     """The notebook as executed in `cwd` (where it is read from else), stored in `folder` and nowhere else."""
+    import papermill
+
     return papermill.execute_notebook(
         NOTEBOOKS / f"{name}.ipynb",
         folder / f"{name}.ipynb",

@@ -39,6 +39,7 @@ def bare(features):
     return assess(features, "shapes", **QUICK)
 
 
+@pytest.mark.slow
 def test_an_array_with_a_bank_has_the_figures_of_evaluate(test_set, features):
     train = load_images("shapes", "train").subset(slice(500))
     bank = histogram(train.images)
@@ -49,6 +50,7 @@ def test_an_array_with_a_bank_has_the_figures_of_evaluate(test_set, features):
     assert found.figures.keys() - wanted.keys() == {"floor", "floor_sd"}
 
 
+@pytest.mark.slow
 def test_an_array_alone_is_judged_whole_and_its_halves_serve_each_other(bare, test_set, features):
     reference = references("shapes", test_set.class_names)["tree"]
     wanted = rank_correlation(features, test_set.labels, reference)
@@ -61,6 +63,7 @@ def test_an_array_alone_is_judged_whole_and_its_halves_serve_each_other(bare, te
     assert alone.figures["knn"] < 0.15
 
 
+@pytest.mark.slow
 def test_the_floor_of_an_array_is_that_of_random_projections_of_the_images(bare, test_set):
     few = torch.randperm(1024, generator=torch.Generator().manual_seed(0))
     images, y = test_set.images[few].numpy() / 255, test_set.labels[few].numpy()
@@ -71,6 +74,7 @@ def test_the_floor_of_an_array_is_that_of_random_projections_of_the_images(bare,
     assert "10 random projections" in bare.verdict
 
 
+@pytest.mark.slow
 def test_tensors_files_and_a_second_view(tmp_path, bare, features, test_set):
     changed = gradients(test_set.images)
     np.savez(tmp_path / "mine.npz", features=features, changed=changed)
@@ -99,6 +103,7 @@ def test_classes_of_ones_own_need_neither_images_nor_names(tmp_path):
     assert found.picture.axes
 
 
+@pytest.mark.slow
 def test_labels_in_another_order_are_those_of_the_rows(bare, features, test_set):
     shuffled = np.random.default_rng(0).permutation(1024)
     found = assess(features[shuffled], "shapes", labels=test_set.labels[shuffled], **QUICK)
@@ -123,6 +128,7 @@ def records(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_an_encoder_of_ours_is_set_against_untrained_networks_of_its_architecture(records, test_set):
     path = records / "laptop/shapes/vicreg-seed0.safetensors"
     found = assess(str(path), "shapes", results=str(records), **QUICK)
@@ -197,6 +203,7 @@ def test_what_cannot_be_assessed_is_said_in_one_line(what, options, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_command_writes_records_pictures_and_prints_a_table(tmp_path, capsys, features, bare):
     np.savez(tmp_path / "colours.npz", features=features)
     what = (str(tmp_path / "colours.npz"), "random:resnet10-w4")

@@ -97,6 +97,7 @@ def rows(path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_folder_becomes_features_neighbours_scores_and_a_page(tmp_path, folder):
     found = pilot(folder, tmp_path / "out", epochs=2, odd_class=STRANGE, progress=False)
     images = found.images
@@ -212,6 +213,7 @@ def test_a_disk_that_fills_up_costs_only_what_comes_after(tmp_path, folder, enco
         assert len(load_embedding(tmp_path / "out" / "embedding.npz").names) == 48
 
 
+@pytest.mark.slow
 def test_a_training_that_was_interrupted_goes_on_with_the_epochs_it_began_with(tmp_path, folder, monkeypatch):
     whole = pilot(folder, tmp_path / "whole", epochs=3, progress=False).learnt
     save = Trainer.save
@@ -287,6 +289,7 @@ def test_the_estimate_is_steps_times_the_time_of_one(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_demonstration_has_classes_oddities_copies_and_broken_files(tmp_path):
     folder = make_photo_folder(tmp_path / "photos", per_class=6, odd=8)
     with pytest.warns(UserWarning, match="2 of 58 images"):

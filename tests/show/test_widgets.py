@@ -71,6 +71,7 @@ MOVES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("panel", "control", "value"), MOVES, ids=[f"{p}-{c}" for p, c, _ in MOVES])
 def test_every_control_changes_the_picture(scene, projections, panel, control, value):
     chosen = PANELS[panel](scene, projections)
@@ -92,6 +93,7 @@ REFUSALS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("panel", "settings", "words"), REFUSALS, ids=[w for *_, w in REFUSALS])
 def test_impossible_settings_are_refused_in_words_and_the_last_picture_stays(
     scene, projections, panel, settings, words
@@ -123,6 +125,7 @@ def test_k_that_no_batch_meets_and_an_anchor_without_pairs_are_refused(scene):
     assert f"image {alone} has no pair" in board.message.value
 
 
+@pytest.mark.slow
 def test_a_panel_begins_with_the_picture_of_the_settings_it_is_given(scene):
     panel = widgets.walk_player(scene, start=5, length=3, seed=1)
     assert panel.picture.value == scenes.walk_view(scene, start=5, length=3, seed=1, k=10).quick_png()
@@ -156,6 +159,7 @@ def test_a_fault_of_the_code_is_not_hidden():
         widgets.Panel(broken, {"x": ipywidgets.IntSlider()}, "test")
 
 
+@pytest.mark.slow
 def test_controls_wait_for_the_hand_to_let_go_and_a_static_page_shows_a_sentence(scene, projections):
     for make in PANELS.values():
         panel = make(scene, projections)
@@ -179,6 +183,7 @@ def test_the_graphs_figures_are_those_of_loops(scene):
     assert (found[0], found[2]) == (len(edges), alone)
 
 
+@pytest.mark.slow
 def test_the_walk_on_show_is_the_one_its_settings_draw(scene):
     panel = widgets.walk_player(scene)
     panel.controls["length"].value, panel.controls["seed"].value, panel.controls["start"].value = 5, 4, 11
@@ -187,6 +192,7 @@ def test_the_walk_on_show_is_the_one_its_settings_draw(scene):
     assert " → ".join(map(str, path)) in panel.text.value
 
 
+@pytest.mark.slow
 def test_the_boards_purity_is_a_count_over_its_pairs(scene):
     panel = widgets.pairing_board(scene)
     for length, k, alpha in ((1, 3, 0.5), (4, 8, 2.0)):
@@ -219,6 +225,7 @@ def test_the_losss_figures_are_those_of_the_loss_and_of_autograd(scene, projecti
     assert found[3] == pytest.approx(float(walk.norm()), rel=1e-2)
 
 
+@pytest.mark.slow
 def test_the_trees_cut_is_scipys_on_cosine_free_loops(scene):
     panel = widgets.dendrogram_cutter(scene)
     panel.controls["clusters"].value = 5
@@ -270,6 +277,7 @@ def nearest(scene, query: int) -> list[int]:
     return sorted((i for i in range(len(scene)) if i != query), key=lambda i: -cosine[i])
 
 
+@pytest.mark.slow
 def test_a_click_searches_on_from_that_result_and_back_returns(scene):
     panel = widgets.look_alikes(gallery_of(scene), query=8)
     first, path = pixels(panel), [8]

@@ -38,6 +38,7 @@ def test_roles_are_the_named_trials_each_choice_and_the_best_by_labels(two):
     assert roles(two[:1])["labels' choice"] == {"alpha": 0.0, "k": 4}
 
 
+@pytest.mark.slow
 def test_fresh_seeds_are_trained_once_a_setting_and_found_again(tmp_path, two, monkeypatch):
     sets = {"train": make_shapes(96, size=16, seed=0), "test": make_shapes(54, size=16, seed=1)}
     monkeypatch.setattr(confirming, "load_images", lambda name, split: sets[split])
@@ -63,6 +64,7 @@ def test_fresh_seeds_are_trained_once_a_setting_and_found_again(tmp_path, two, m
     assert any(change["vicreg"])
 
 
+@pytest.mark.slow
 def test_a_run_of_other_settings_in_the_folder_is_not_taken(tmp_path, two, monkeypatch):
     sets = {"train": make_shapes(96, size=16, seed=0), "test": make_shapes(54, size=16, seed=1)}
     monkeypatch.setattr(confirming, "load_images", lambda name, split: sets[split])

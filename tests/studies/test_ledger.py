@@ -37,6 +37,7 @@ def plan(tmp_path):
     return path, branch
 
 
+@pytest.mark.slow
 def test_runs_are_those_of_train_and_are_made_once(plan, tmp_path):
     path, branch = plan
     told = []

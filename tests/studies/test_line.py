@@ -123,6 +123,7 @@ def test_the_first_images_of_each_class_make_the_bank():
         first_of_each(images, 0)
 
 
+@pytest.mark.slow
 def test_the_study_reads_stored_encoders_and_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     sets = {"train": cifar(4, 0), "test": cifar(2, 1)}
     monkeypatch.setattr(lining, "load_images", lambda name, split: sets[split])

@@ -74,6 +74,7 @@ def test_at_power_one_the_figures_are_those_of_the_features_themselves():
     assert found[1]["spearman_pairs"] != pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_command_judges_stored_rows_and_its_table_pairs_seeds(tmp_path, capsys, monkeypatch):
     few = {"readout_every": 0, "probe": False, "resamplings": 0, "epochs": 1, "batch_size": 512, "profile": "tour"}
     sets = load_images("shapes"), load_images("shapes", "test")

@@ -33,6 +33,7 @@ def judged(tmp_path_factory):
     return folder / "results", sets, json.loads((folder / "results/transfer/shapes.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_of_the_definitions(judged):
     results, sets, record = judged
     test, bank = sets["test"], sets["train"].subset(torch.randperm(96, generator=torch.Generator().manual_seed(0))[:80])

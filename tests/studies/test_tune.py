@@ -93,6 +93,7 @@ def test_two_workers_share_one_study_and_no_slot_is_trained_twice(tmp_path, data
     assert os.getpid() not in pids
 
 
+@pytest.mark.slow
 def test_a_trial_below_the_median_is_stopped_early_and_its_cost_is_kept(tmp_path, data, monkeypatch):
     """The readout is replaced by a known number: the later the trial, the worse."""
     asked = []
@@ -135,6 +136,7 @@ def test_random_search_asks_the_same_first_two_and_never_looks_at_scores(tmp_pat
         open_study(Search(tiny(tmp_path, data=data), tmp_path / "random1.0", seed=3))
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_is_kept_with_its_reason_and_not_asked_again(tmp_path, data, monkeypatch):
     fit = searching.fit
 

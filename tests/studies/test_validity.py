@@ -137,6 +137,7 @@ def scene():
     return validity.prepare(make_shapes(240, seed=3), "shapes", n=110, seed=0)
 
 
+@pytest.mark.slow
 def test_a_member_is_judged_by_labels_once_and_by_views_for_everything_else(scene):
     found = validity.judge_member(Member("colours", "hand-made", "colours", histogram), scene, bootstrap=20)
     h = histogram(scene.images)
@@ -166,6 +167,7 @@ def test_views_are_the_same_for_all_members_and_halves_share_no_class(scene):
     assert validity.class_halves(h, scene) == pytest.approx(halves)
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_from_its_cache_and_writes_its_record(tmp_path, capsys):
     done = ("pixels", "gradients", "pixels, 8 components", "pixels, 64 components")
     for i, row in enumerate(rows(4)):

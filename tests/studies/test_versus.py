@@ -31,6 +31,7 @@ def house(tmp_path_factory):
     return folder / "results", test, next(iter(references("shapes", test.class_names).values()))
 
 
+@pytest.mark.slow
 def test_a_difference_is_that_of_the_scores_over_the_seeds_both_have(house):
     results, test, distances = house
     stored = encoders_of(read_records(results))
@@ -47,6 +48,7 @@ def test_a_difference_is_that_of_the_scores_over_the_seeds_both_have(house):
     assert low < row["spearman"] < high
 
 
+@pytest.mark.slow
 def test_a_row_of_which_an_encoder_is_missing_is_refused_with_the_command_that_makes_it(house, tmp_path):
     records = read_records(house[0])
     gone = next(record for record in records if (record["method"], record["seed"]) == ("sag-vicreg", 2))

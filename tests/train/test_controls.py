@@ -196,6 +196,7 @@ def test_random_partners_replace_a_view_when_the_walk_would_have():
     assert uniform(counts[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scope", ["batch", "dataset"])
 @pytest.mark.parametrize("pairs", PAIRS)
 def test_every_control_trains_in_both_scopes_and_only_the_oracle_reads_labels(tmp_path, scope, pairs):
@@ -215,6 +216,7 @@ def test_every_control_trains_in_both_scopes_and_only_the_oracle_reads_labels(tm
         assert not torch.equal(own, trained("walk", train, pairs="walk"))
 
 
+@pytest.mark.slow
 def test_a_matched_oracle_trains_with_its_groups_and_at_another_strength(tmp_path):
     train, queries = make_shapes(64, size=16, seed=0), ImageSet(make_shapes(8, size=16, seed=1).images)
     fields = {"pairs": "oracle", "epochs": 1, "alpha": 0.9, "walk_warmup": 0.0, "readout_every": 0, "probe": False}

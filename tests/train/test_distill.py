@@ -41,6 +41,7 @@ def ijepa(seed: int = 0, **fields) -> IJEPA:
     return IJEPA(encoder, **{"size": 32, "width": 8, "depth": 1, "ema": 0.9, "epochs": 20, **fields})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("local", [0, 2])
 def test_dinos_loss_and_centre_are_those_of_explicit_loops(local):
     method = dino().eval()  # batch statistics would tie the views of a batch together
@@ -140,6 +141,7 @@ def test_no_context_has_a_target_patch_and_targets_are_rectangles(grid):
                 assert math.sqrt(0.15 / 1.5) * grid - 0.5 <= np.ptp(columns) + 1 <= math.sqrt(0.25 / 0.75) * grid + 0.5
 
 
+@pytest.mark.slow
 def test_places_of_targets_are_uniform_and_sizes_follow_their_scale():
     generator = torch.Generator().manual_seed(0)
     shares, corners = [], {}

@@ -48,6 +48,7 @@ def trained(lr: float = 0.003, steps: int = 200, sgd: bool = False, **weights) -
     return log, network(x).detach()
 
 
+@pytest.mark.slow
 def test_a_healthy_training_is_passed_over():
     log, z = trained()
     assert examine(z) == []
@@ -56,6 +57,7 @@ def test_a_healthy_training_is_passed_over():
     assert tell([]) == "nothing found that looks wrong"
 
 
+@pytest.mark.slow
 def test_without_the_variance_term_everything_collapses():
     log, z = trained(var=0.0, cov=0.0, lr=0.02, steps=300)
     (found,) = examine_run(log)
@@ -92,6 +94,7 @@ def test_rows_that_are_not_finite_are_counted():
     assert found.evidence.endswith("row 7")
 
 
+@pytest.mark.slow
 def test_too_high_a_rate_is_seen_in_the_loss():
     log, _ = trained(lr=30.0)
     assert "learning rate too high" in names(examine_run(log))
@@ -224,12 +227,14 @@ def test_weights_that_are_not_finite_never_become_the_checkpoint(tmp_path, image
     assert len(fit(config, *images, progress=False).record["log"]) == 3
 
 
+@pytest.mark.slow
 def test_training_warns_while_it_runs(tmp_path, images):
     config = tiny(tmp_path, method="vicreg", lr=100.0, readout_every=0, probe=False)
     with pytest.warns(UserWarning, match="learning rate too high"):
         fit(config, *images, progress=False)
 
 
+@pytest.mark.slow
 def test_the_command_line_judges_records_and_embeddings(tmp_path, capsys):
     log, z = trained()
     np.savez(tmp_path / "e.npz", features=z.numpy())

@@ -29,6 +29,7 @@ def test_parts_exclude_what_is_timed_inside_them_and_sum_to_the_whole(monkeypatc
     assert watch.read() == {"graph": 1.0}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is compared with Linux's own figure")
 def test_the_peak_is_the_kernels_and_keeps_what_was_freed():
     before = peak_memory()["host"]

@@ -235,6 +235,7 @@ def test_a_run_that_diverges_stops_and_says_what_to_change(tmp_path, images, met
         fit(config, *images, progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("native", "expected"), [({"avx512_bf16": True}, "bf16-mixed"), ({"amx_bf16": False}, "32-true")]
 )

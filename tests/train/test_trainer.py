@@ -84,6 +84,7 @@ def solid(values: torch.Tensor) -> ImageSet:
     return ImageSet(values.to(torch.uint8)[:, None, None, None].expand(-1, 3, 16, 16).contiguous())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("warmup_epochs", "warmup"), [(1.0, 5), (0.6, 3), (0.0, 0)])
 def test_every_step_has_its_own_rate_linear_up_then_cosine_down(tmp_path, images, warmup_epochs, warmup):
     used = []
@@ -137,6 +138,7 @@ def test_an_epoch_shows_every_image_once_in_an_order_of_its_own(tmp_path, images
     assert orders(seed=0, variant="again") == first
 
 
+@pytest.mark.slow
 def test_the_views_are_of_the_images_and_the_second_images_of_a_step(tmp_path, images, monkeypatch):
     black = torch.rand(160, generator=torch.Generator().manual_seed(0)) < 0.5
     train = solid(torch.where(black, BLACK, DIM))
@@ -146,6 +148,7 @@ def test_the_views_are_of_the_images_and_the_second_images_of_a_step(tmp_path, i
         assert torch.equal(step["b"].amax(dim=(1, 2, 3)) == 0, black[(step["index"] + 1) % 160])
 
 
+@pytest.mark.slow
 def test_views_have_the_size_the_crop_and_the_blur_of_the_configuration(tmp_path, images, monkeypatch):
     halves = torch.full((64, 3, 16, 16), 60, dtype=torch.uint8)  # jitter shifts both halves, and never past each other
     halves[..., :8] = BLACK
@@ -321,6 +324,7 @@ def cost(record: dict) -> dict:
     return {name: record[name] for name in ("core_seconds", "images_per_second", "walk_share", "seconds")}
 
 
+@pytest.mark.slow
 def test_the_record_counts_processor_time_of_training_alone_and_the_walks_share_of_its_wall_time(
     tmp_path, images, clocks
 ):

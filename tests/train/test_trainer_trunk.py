@@ -50,6 +50,7 @@ def value_of(run) -> torch.Tensor:
     return run.encoder.state_dict()["backbone.0.weight"]
 
 
+@pytest.mark.slow
 def test_the_record_of_a_branch_names_its_trunk_and_counts_its_cost(tmp_path, images, trunk):
     run = fit(tiny(tmp_path, walk_start=2 / 3, trunk=trunk), *images, progress=False)
     record = json.loads(run.path.read_text())
