@@ -356,7 +356,7 @@ def draw_tradeoff(found: Sequence[Assessment]) -> plots.Picture:
 
 
 def recorded(record: dict) -> list[Assessment]:
-    """The assessments of a record of `python -m sagkit.assess`, without the arrays of pictures."""
+    """The assessments of a record of `sagkit assess`, without the arrays of pictures."""
     known = [{key: value for key, value in row["metrics"].items() if value is not None} for row in record["rows"]]
     return [Assessment(row["name"], f, row["verdict"], {}) for row, f in zip(record["rows"], known, strict=True)]
 
