@@ -42,7 +42,7 @@ check: install
 # The tests leave the tree as they found it.
 test: static
 	@before=$$(git status --porcelain 2>&1); \
-	$(PYTEST) tests && \
+	$(PYTEST) --nbmake --nbmake-timeout=300 tests notebooks && \
 	if [ "$$(git status --porcelain 2>&1)" != "$$before" ]; then \
 		git status --porcelain; echo "the tests changed the tree"; exit 1; \
 	fi

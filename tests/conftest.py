@@ -29,9 +29,14 @@ def cifar_root() -> Path:
     return root
 
 
+def _is_notebook(item) -> bool:
+    """Whether nbmake runs the item, or the test runs a notebook by papermill."""
+    return item.path.suffix == ".ipynb" or "notebook" in item.keywords
+
+
 def pytest_collection_modifyitems(items):
     """Notebooks first, then what is slow: no process is left with a long test when the others are done."""
-    items.sort(key=lambda item: ("notebook" not in item.keywords, "slow" not in item.keywords))
+    items.sort(key=lambda item: (not _is_notebook(item), "slow" not in item.keywords))
     gpu = [item for item in items if "gpu" in item.keywords]
     if gpu:
         import torch

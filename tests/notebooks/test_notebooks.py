@@ -1,6 +1,7 @@
-"""Every notebook, once from top to bottom as it stands; some again as reports with other parameters, by papermill."""
+"""Notebooks as reports with other parameters, by papermill; as they stand, `pytest --nbmake notebooks` runs them."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -19,14 +20,10 @@ REPORTS = {
     "training": ("05_train_cifar100", {**FAST, "method": "sag-vicreg", "profile": "tour"}, {"sag-vicreg"}, 5),
 }
 
-pytestmark = [pytest.mark.slow, pytest.mark.notebook]
 
-
-def defaults(name: str) -> dict[str, str]:
-    """The parameters of a notebook, as Python source."""
-    import papermill  # three seconds: not when tests are merely collected
-
-    return {p["name"]: p["default"] for p in papermill.inspect_notebook(NOTEBOOKS / f"{name}.ipynb").values()}
+def tagged(cell: dict) -> bool:
+    """Whether a cell is that of the parameters."""
+    return "parameters" in cell["metadata"].get("tags", [])
 
 
 def run(name: str, folder: Path, cwd: Path | None = None, **parameters):
@@ -48,16 +45,16 @@ def outputs(report) -> list[dict]:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_notebook_runs_as_it_stands_and_leaves_the_tree_clean(tmp_path, name):
-    # What it writes at its defaults goes where git does not look; a scratch folder takes it here, so that nothing
-    # an earlier run left is found.
-    out = json.loads(defaults(name).get("out", "null"))
-    if out is not None:
+def test_what_a_notebook_writes_as_it_stands_goes_where_git_does_not_look(name):
+    parameters = next(c for c in json.loads((NOTEBOOKS / f"{name}.ipynb").read_text())["cells"] if tagged(c))
+    given = re.findall(r'^out = "(.*)"', "".join(parameters["source"]), re.MULTILINE)
+    for out in given:
         stands = subprocess.run(["git", "check-ignore", "-q", out], cwd=NOTEBOOKS, check=False).returncode
         assert stands in (0, 128), f"{name} writes to {out}, which git tracks"  # 128: no checkout
-    run(name, tmp_path, **({"out": str(tmp_path / "out")} if out is not None else {}))
 
 
+@pytest.mark.slow
+@pytest.mark.notebook
 @pytest.mark.parametrize("name", REPORTS)
 def test_a_notebook_runs_with_other_parameters(tmp_path, name):
     notebook, parameters, methods, pictures = REPORTS[name]
@@ -72,6 +69,8 @@ def test_a_notebook_runs_with_other_parameters(tmp_path, name):
     assert (tmp_path / "out/umap.png").exists() == (notebook == "00_tour")
 
 
+@pytest.mark.slow
+@pytest.mark.notebook
 @pytest.mark.parametrize("name", ["06_global_structure", "07_paper_tables", "08_unseen_data"])
 def test_without_cifar_and_without_records_the_pages_say_so_and_run(tmp_path, monkeypatch, name):
     monkeypatch.setenv("SAGKIT_DATA", str(tmp_path / "nothing"))
@@ -79,6 +78,8 @@ def test_without_cifar_and_without_records_the_pages_say_so_and_run(tmp_path, mo
     assert sum("not measured yet" in str(output) for output in outputs(report)) >= 3
 
 
+@pytest.mark.slow
+@pytest.mark.notebook
 def test_a_folder_of_ones_own_is_trained_on_and_searched(tmp_path, monkeypatch):
     monkeypatch.setenv("SAGKIT_CACHE", str(tmp_path / "cache"))
     (tmp_path / "mine").mkdir()
