@@ -244,6 +244,7 @@ def test_a_resumed_run_on_a_table_is_the_uninterrupted_one(tmp_path, method, fie
     assert (last[0] == last[1]) == (method == "vicreg")  # walks take part
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_view_is_not_continued(tmp_path):
     class Stop(Exception):
         pass
@@ -277,6 +278,7 @@ def test_another_seed_is_another_run(tmp_path):
     assert one.record["log"][0]["loss"] != two.record["log"][0]["loss"]
 
 
+@pytest.mark.slow
 def test_each_training_step_asks_the_view_twice_for_the_batch_of_its_seed(tmp_path):
     asked = []
 

@@ -15,6 +15,8 @@ import sagkit
 from sagkit import __main__ as command
 from sagkit.train.record import command_line
 
+pytestmark = pytest.mark.xdist_group("command")  # costly fixtures, made once
+
 ALL = {name: (name,) for name in command.COMMANDS} | {name: ("study", name) for name in command.studies()}
 CALLED = {**command.COMMANDS, **command.studies()}
 CALLED.pop("train")

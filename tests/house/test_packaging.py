@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+pytestmark = pytest.mark.xdist_group("packaging")  # costly fixtures, made once
+
 ROOT = Path(__file__).parents[2]
 FILES = {
     path.relative_to(ROOT).as_posix()

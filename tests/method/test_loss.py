@@ -61,6 +61,7 @@ def test_float32_is_close_to_float64(rows, columns):
     torch.testing.assert_close(single.double(), authors(x, y).detach(), rtol=1e-5, atol=0)
 
 
+@pytest.mark.slow
 def test_lightly_gives_the_same_number():
     x, y = projections(37, 19, dtype=torch.float32)
     lightly = pytest.importorskip("lightly.loss")

@@ -292,6 +292,7 @@ def test_published_vicreg_weights_compute_what_torchvision_computes_with_them(pu
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [

@@ -213,6 +213,7 @@ def scalar_walk(graph, start, draws, restart, lazy):
     return path, weight * (here != start), jumps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("restart", "lazy", "length"), [(0.0, 0.0, 3), (0.3, 0.0, 4), (0.2, 0.3, 5)])
 def test_a_walk_multiplies_the_similarities_of_the_edges_it_took_since_its_last_restart(graph, restart, lazy, length):
     starts = torch.arange(12).repeat_interleave(300)

@@ -241,6 +241,7 @@ def test_a_record_shows_intervals_what_was_not_measured_and_where_it_comes_from(
     assert "no intervals" in summary(record | {"commit": "0", "resamplings": 0})
 
 
+@pytest.mark.slow
 def test_several_things_are_one_table_and_one_trade_off(bare):
     other = bare._replace(name="other", figures=bare.figures | {"spearman_pairs": 0.5, "knn": 0.25})
     assert assessment_table([bare, other]).count("\n") == 3

@@ -112,6 +112,7 @@ def test_impossible_settings_are_refused_in_words_and_the_last_picture_stays(
     assert chosen.message.value == ""
 
 
+@pytest.mark.slow
 def test_k_that_no_batch_meets_and_an_anchor_without_pairs_are_refused(scene):
     few = scenes.make_scene(scene.images[:20], scene.labels[:20], scene.class_names, scene.features[:20])
     panel = widgets.graph_explorer(few)

@@ -25,6 +25,7 @@ def shown(axis) -> np.ndarray:
     return np.moveaxis(np.asarray(axis.images[0].get_array()), -1, 0)
 
 
+@pytest.mark.slow
 def test_the_method_diagram_pairs_images_by_walks_of_its_graph(scene):
     nodes, k, length, seed = 20, 3, 2, 5
     figure = figures.method_picture(scene, nodes, k, length, seed)

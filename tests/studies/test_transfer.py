@@ -15,6 +15,8 @@ from sagkit.studies.transfer import MEASURES, PIXELS, figures_by_seed, main, ove
 from sagkit.train.record import load_encoder, read_records, stored_encoders
 from sagkit.train.trainer import fit
 
+pytestmark = pytest.mark.xdist_group("transfer")  # costly fixtures, made once
+
 SETTINGS = [("vicreg", 0, 1), ("vicreg", 1, 1), ("sag-vicreg", 0, 1), ("sag-vicreg", 1, 1), ("dino", 0, 1)]
 
 
@@ -57,6 +59,7 @@ def test_the_figures_are_those_of_the_definitions(judged):
     )
 
 
+@pytest.mark.slow
 def test_every_stored_encoder_is_judged_and_pixels_beside_them(judged):
     rows = judged[2]["rows"]
     assert [(r["row"], r["seed"]) for r in rows if not r["epochs"]] == [
@@ -67,6 +70,7 @@ def test_every_stored_encoder_is_judged_and_pixels_beside_them(judged):
     assert [(r["row"], r["seed"]) for r in rows if r["epochs"]] == sorted((m, s) for m, s, _ in SETTINGS)
 
 
+@pytest.mark.slow
 def test_rows_of_one_seed_are_left_out_of_tables_and_differences_are_paired(judged):
     figures = figures_by_seed(judged[2], "tour", floor="tour")
     shown = transfer_table(figures)
@@ -80,6 +84,7 @@ def test_rows_of_one_seed_are_left_out_of_tables_and_differences_are_paired(judg
     assert any(change["structure"])
 
 
+@pytest.mark.slow
 def test_a_row_with_some_encoders_missing_is_refused_with_the_command_that_makes_them(judged, tmp_path):
     runs = [run for run in read_records(judged[0]) if run["method"] == "vicreg" and run["variant"] == "default"]
     assert list(stored_encoders(runs)) == [0, 1]

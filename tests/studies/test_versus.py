@@ -14,6 +14,8 @@ from sagkit.studies.versus import encoders_of, main, summary, versus
 from sagkit.train.record import load_encoder, read_records
 from sagkit.train.trainer import fit
 
+pytestmark = pytest.mark.xdist_group("versus")  # costly fixtures, made once
+
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory):
@@ -57,6 +59,7 @@ def test_a_row_of_which_an_encoder_is_missing_is_refused_with_the_command_that_m
         encoders_of(records)
 
 
+@pytest.mark.slow
 def test_a_row_beside_its_copy_differs_by_nothing(house):
     results, test, distances = house
     stored = encoders_of(read_records(results))
@@ -66,6 +69,7 @@ def test_a_row_beside_its_copy_differs_by_nothing(house):
     assert np.allclose(row["spearman_interval"], 0)
 
 
+@pytest.mark.slow
 def test_a_row_of_a_variant_is_set_against_the_baseline_of_that_variant(house):
     results, test, distances = house
     stored = encoders_of(read_records(results))
@@ -78,12 +82,14 @@ def test_a_row_of_a_variant_is_set_against_the_baseline_of_that_variant(house):
     assert rows[0]["spearman"] != 0 == rows[1]["spearman"]
 
 
+@pytest.mark.slow
 def test_a_baseline_without_encoders_is_refused(house):
     _, test, distances = house
     with pytest.raises(ValueError, match="no stored encoder of 'dino': choose one of none"):
         versus({}, test, distances, "dino")
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_record_that_the_report_can_read(house, monkeypatch, capsys):
     results, test, _ = house
     monkeypatch.setattr("sagkit.studies.versus.load_images", lambda *_: test)

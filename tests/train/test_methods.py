@@ -72,6 +72,7 @@ def test_the_walk_term_acts_from_its_start_on_and_not_before(keep):
     assert not torch.equal(walked[0]["encoder.backbone.0.weight"], plain[0]["encoder.backbone.0.weight"])
 
 
+@pytest.mark.slow
 def test_training_repeats_exactly():
     assert_same(train(build(), EPOCHS), train(build(), EPOCHS))
     assert train(build(pairing=WalkPairing(k=4, seed=2)), EPOCHS)[1] != train(build(), EPOCHS)[1]

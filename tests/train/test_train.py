@@ -94,6 +94,7 @@ def test_every_scope_is_vicreg_without_alpha_and_something_else_with_it(tmp_path
     assert walked.record["seconds"]["walk"] > 0
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_other_images_is_not_continued(tmp_path, images, monkeypatch):
     interrupt(monkeypatch, tiny(tmp_path), images)
     with pytest.raises(ValueError, match="trained on other images"):

@@ -380,6 +380,7 @@ def test_bf16_training_keeps_float32_weights_and_is_resumed_exactly(tmp_path, im
 VIT = {"encoder": "vit-d16-l1-p4-avg", "method": "ijepa", "predictor_width": 8, "predictor_depth": 1, "epochs": 1}
 
 
+@pytest.mark.slow
 def test_a_method_is_shown_as_many_views_as_it_takes_and_no_more_are_made(tmp_path, images, monkeypatch):
     made, taken = [], []
     wrap(monkeypatch, Augmentation, "__call__", before=lambda recipe, *_: made.append((recipe.size, recipe.crop_scale)))
@@ -456,6 +457,7 @@ def test_barlow_twins_walks_only_where_alpha_says_so():
     assert dataset.loss.func is barlow_twins_loss
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_older_than_a_field_goes_on_as_if_it_had_the_default(tmp_path, images, monkeypatch):
     config = small(tmp_path)
     whole = fit(replace(config, results=str(tmp_path / "w"), runs=str(tmp_path / "wr")), *images, progress=False)

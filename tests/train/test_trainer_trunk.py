@@ -9,6 +9,8 @@ from tiny import tiny
 from sagkit.data.load import make_shapes
 from sagkit.train.trainer import fit
 
+pytestmark = pytest.mark.xdist_group("trunk")  # costly fixtures, made once
+
 
 @pytest.fixture(scope="module")
 def images():
@@ -60,6 +62,7 @@ def test_the_record_of_a_branch_names_its_trunk_and_counts_its_cost(tmp_path, im
     assert record["images_per_second"] * record["training_seconds"] == pytest.approx(3 * 160, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -75,6 +78,7 @@ def test_what_is_no_trunk_of_a_run_is_refused(tmp_path, images, trunk, fields, w
         fit(tiny(tmp_path, trunk=trunk, **fields), *images, progress=False)
 
 
+@pytest.mark.slow
 def test_a_trunk_of_other_images_is_refused(tmp_path, images, trunk):
     with pytest.raises(ValueError, match="trained on other images"):
         fit(tiny(tmp_path, trunk=trunk, walk_start=0.9), make_shapes(160, size=16, seed=3), images[1], progress=False)
