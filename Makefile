@@ -34,7 +34,7 @@ static: install
 	$(TYPES)
 
 fast: install
-	$(PYTEST) -m "not slow" tests
+	$(PYTEST) -p no:nbmake -m "not slow" tests
 
 check: install
 	@$(MAKE) --no-print-directory -j 2 static fast
