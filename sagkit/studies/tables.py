@@ -140,6 +140,7 @@ def rewrite_metrics(
     for record in records:
         weights, path = stored_encoder(record), Path(record.pop("path"))
         if weights is None:
+            print(f"no encoder beside {path}, its metrics stay: `{record['command']}` makes it")
             continue
         if resamplings is not None:
             config = Config.from_dict(record["config"] | {"probe": probe, "resamplings": resamplings})

@@ -26,7 +26,7 @@ def tagged(cell: dict) -> bool:
     return "parameters" in cell["metadata"].get("tags", [])
 
 
-def run(name: str, folder: Path, cwd: Path | None = None, **parameters):
+def run(name: str, folder: Path, cwd: Path | None = None, /, **parameters):
     """The notebook as executed in `cwd` (where it is read from else), stored in `folder` and nowhere else."""
     import papermill
 
