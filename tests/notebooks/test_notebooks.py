@@ -12,13 +12,6 @@ from sagkit.data.load import make_shapes
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 PAGES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
-FAST = {"epochs": 1, "seed": 3}
-
-# Each entry: a notebook, parameters other than its defaults, the methods it then trains, its least number of pictures.
-REPORTS = {
-    "tour": ("00_tour", FAST, {"vicreg", "sag-vicreg"}, 5),
-    "training": ("05_train_cifar100", {**FAST, "method": "sag-vicreg", "profile": "tour"}, {"sag-vicreg"}, 5),
-}
 
 
 def tagged(cell: dict) -> bool:
@@ -55,18 +48,14 @@ def test_what_a_notebook_writes_as_it_stands_goes_where_git_does_not_look(name):
 
 @pytest.mark.slow
 @pytest.mark.notebook
-@pytest.mark.parametrize("name", REPORTS)
-def test_a_notebook_runs_with_other_parameters(tmp_path, name):
-    notebook, parameters, methods, pictures = REPORTS[name]
-    report = run(notebook, tmp_path, tmp_path, **parameters, out=str(tmp_path / "out"))
+def test_a_notebook_runs_with_other_parameters(tmp_path):
+    given = {"epochs": 1, "seed": 3, "method": "sag-vicreg", "profile": "tour", "out": str(tmp_path / "out")}
+    report = run("05_train_cifar100", tmp_path, tmp_path, **given)
     injected = next(cell for cell in report.cells if "injected-parameters" in cell.metadata.get("tags", []))
     assert "epochs = 1" in injected.source
     records = [json.loads(path.read_text()) for path in (tmp_path / "out/results").rglob("*.json")]
-    assert {(r["method"], r["seed"], len(r["log"]), r["data"]) for r in records} == {
-        (method, 3, 1, "shapes") for method in methods
-    }
-    assert sum("image/png" in output.get("data", {}) for output in outputs(report)) >= pictures
-    assert (tmp_path / "out/umap.png").exists() == (notebook == "00_tour")
+    assert {(r["method"], r["seed"], len(r["log"]), r["data"]) for r in records} == {("sag-vicreg", 3, 1, "shapes")}
+    assert sum("image/png" in output.get("data", {}) for output in outputs(report)) >= 5
 
 
 @pytest.mark.slow

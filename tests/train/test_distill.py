@@ -51,7 +51,7 @@ def test_dinos_loss_and_centre_are_those_of_explicit_loops(local):
         with torch.no_grad():
             teacher = [method.teacher_head(method.encoder(v)).double().numpy() for v in shown]
             student = [method.head(method.student(v)).double().numpy() for v in (*shown, *small)]
-            loss = method(*shown, epoch, small).total
+            loss = method(*shown, epoch, local=small).total
         cold = 0.04 + 0.03 * min(1.0, epoch / 6)  # 30 % of 20 epochs
         total, terms = 0.0, 0
         for i, t in enumerate(teacher):
