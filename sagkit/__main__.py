@@ -47,6 +47,9 @@ COMMANDS = {
 def main(words: list[str] | None = None) -> None:
     """Run one command line; that of this process where none is given."""
     prog, table, words = "sagkit", COMMANDS, list(sys.argv[1:] if words is None else words)
+    if words == ["--version"]:
+        print(sagkit.__version__)
+        return
     if words[:1] == ["study"]:
         prog, table, words = "sagkit study", studies(), words[1:]
     if not words or words[0] in ("-h", "--help"):

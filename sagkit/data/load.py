@@ -324,7 +324,9 @@ def _folder(path: Path, split: str, size: int | None, strict: bool) -> ImageSet:
         root, other_root = path / split, path / ("test" if split == "train" else "train")
         others = list_images(other_root)
     elif split == "test":
-        raise ValueError(f"{path} has no test split: make subfolders train and test, or use split 'val'")
+        raise ValueError(
+            f"{path} has no test split: make subfolders train and test, or train with --split fit (judged on 'val')"
+        )
     files = list_images(root)
     if not files:
         raise ValueError(f"no images under {root}: give a folder of files that Pillow reads (.png, .jpg, ...)")
@@ -340,7 +342,9 @@ def _folder(path: Path, split: str, size: int | None, strict: bool) -> ImageSet:
 
 def _npz(path: Path, split: str) -> ImageSet:
     if split == "test":
-        raise ValueError(f"{path} has no test split: keep test images in a file of their own, or use split 'val'")
+        raise ValueError(
+            f"{path} has no test split: use a file of test images, or train with --split fit (splits 'fit' and 'val')"
+        )
     try:
         with np.load(path, allow_pickle=False) as arrays:
             found = {key: arrays[key] for key in ("images", "labels", "class_names") if key in arrays}
@@ -372,7 +376,7 @@ def _unknown(name: str, path: Path) -> str:
     if path.exists():
         return f"{name} is neither a folder nor an .npz file: give the folder that holds it"
     if path.suffix == ".npz" or len(path.parts) > 1 or name.startswith(("~", ".")):
-        return f"{name} does not exist: check the path ({path.absolute()})"
+        return f"{path.absolute()} does not exist: check the path"
     known = ["shapes", *CIFAR_CLASSES, *SUBSETS]
     near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5) or known
     return f"unknown image set {name!r}: did you mean {', '.join(near)}? Or give the path of a folder or .npz file"

@@ -2,7 +2,7 @@
 
 `semantic` correlates distances with a reference (`ranks` and `stats` are its exact statistics and their uncertainty),
 `tree` compares hierarchies, `labelfree` needs no labels, `local` has neighbours, probe and search, `purity` judges
-pairs, and `evaluate` is all of it for one encoder.
+pairs, `checks` refuses features that are not finite, and `evaluate` is all of it for one encoder.
 """
 
 from sagkit import lazily

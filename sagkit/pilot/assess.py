@@ -278,6 +278,8 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             found = {key: arrays[key] for key in arrays.files}
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist: check the path") from None
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read as .npz ({error}): write it with numpy.savez, no objects") from None
     if "features" not in found:

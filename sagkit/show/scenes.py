@@ -202,7 +202,8 @@ def pairing_view(
     figure.says = (
         f"{len(partners)} partners of image {anchor}. Purity of all pairs: class {purity.same_class:.3f}, superclass "
         f"{purity.same_superclass:.3f}; weighted {purity.weighted_class:.3f} and {purity.weighted_superclass:.3f}; "
-        f"{purity.left:.2f} of the walks left home. All pairs of the anchor weigh {weight:.2f} times its own two views."
+        f"{purity.left:.2f} of the walks ended away from their start. All pairs of the anchor weigh {weight:.2f} times "
+        "its own two views."
     )
     return figure
 

@@ -1,4 +1,9 @@
-"""What this repository's own results are made with: each study reads committed records or trains, and leaves one.
+"""What this repository's own results are made with.
 
-Nothing outside this wing imports it. `sagkit study` lists the studies and runs one.
+Nothing outside this wing imports it, and `sagkit study` lists its commands:
+
+train and record    ledger, tune, confirm, select_pairing
+judge and record    versus, sharpen, transfer, validity (over a zoo), purity, line
+pages               tables, cost, benchmarks, figures, results
+toys                spectral (notebook 01)
 """

@@ -127,7 +127,7 @@ def chance_of(nodes: list[Nodes]) -> list[float]:
 def purity_table(rows: list[dict], kind: str = "same") -> str:
     """Markdown: a row per scope, kernel and K, a column per L; cells are class / superclass purity in per cent.
 
-    A cell of the most confident pairs says `fewer` where fewer walks than that share left home with any confidence.
+    A cell of the most confident pairs says `fewer` where fewer walks than that ended elsewhere with any confidence.
     """
     table: dict[str, dict[str, str]] = {}
     for row in rows:

@@ -227,6 +227,13 @@ class Figures:
             f"± is a 95 % t-interval over seeds; {origin(record)}"
         )
 
+    def duration(self, command: str) -> str:
+        """How long `make COMMAND` took in a fresh clone, installation apart."""
+        found = self._studies.get("bench/commands")
+        if found is None:
+            return "not timed yet"
+        return f"{found['seconds'][command] / 60:.1f} min on {found['cores']} cores once installed"
+
     def bench(self, name: str) -> str:
         """The table of a benchmark."""
         return bench_table(name, read_bench(self.results))

@@ -44,7 +44,7 @@ MEASURES = {
     "retrieval_class": "retrieval, class",
     "retrieval_family": "retrieval, family",
 }
-PAIRS = 200_000  # image pairs behind a rank correlation
+IMAGE_PAIRS = 200_000  # image pairs behind a rank correlation
 PIXELS = "pixels, 8 × 8"
 
 
@@ -61,7 +61,7 @@ def unseen_figures(encoder: nn.Module, test: ImageSet, bank: ImageSet, data: str
     family = torch.as_tensor(superclasses(data, test.class_names)[1])[test.labels]
     h, known = extract_features(encoder, test.images), extract_features(encoder, bank.images)
     return {
-        "structure": rank_correlation(h, test.labels, distances, n_pairs=PAIRS).spearman,
+        "structure": rank_correlation(h, test.labels, distances, n_pairs=IMAGE_PAIRS).spearman,
         "knn": knn_accuracy(known, bank.labels, h, test.labels),
         "retrieval_class": precision_at(h, test.labels),
         "retrieval_family": precision_at(h, family),

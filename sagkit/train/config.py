@@ -293,7 +293,7 @@ TOLD = """Train one method on one image set, judge it, and leave a record. Metho
 examples:
   sagkit train --method sag-vicreg --profile tour                     on drawn shapes: the quickest way to see it work
   sagkit train --method sag-vicreg --data cifar100 --profile laptop   a run of the tables
-  sagkit train --data photos/ --encoder resnet18 --epochs 50          a folder of one's own"""
+  sagkit train --method sag-vicreg --data photos/ --split fit --profile laptop --view-size 32 --batch-size 128"""
 
 
 def parse(arguments: list[str], prog: str = "sagkit train") -> Config:

@@ -93,7 +93,9 @@ def examine_run(log: Sequence[Mapping[str, float]]) -> list[Diagnosis]:
         bad = [name for name, value in entry.items() if not math.isfinite(value)]
         if bad:
             told = f"{', '.join(bad)} of entry {entry.get('epoch', i)} is not a finite number"
-            remedy = "lower the learning rate; go on from the last good checkpoint; replay the step that was kept"
+            remedy = (
+                "lower the learning rate; go on from the last good checkpoint; trainer.replay repeats the kept step"
+            )
             return [Diagnosis("not finite", "error", told, remedy)]
     if log and log[-1].get("variance", 0) >= GONE_VARIANCE and log[-1].get("covariance", 1) <= GONE_COVARIANCE:
         told = f"variance term {log[-1]['variance']:.3f} of at most 1 and covariance term {log[-1]['covariance']:.1g}"
@@ -197,6 +199,8 @@ def main(path: Path, /) -> None:
             found = examine_run(record["log"])
             if record["method"] == "sag-vicreg" and record["config"]["scope"] == "batch":
                 found += examine_settings(record["config"]["batch_size"], record["config"]["k"])
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist: check the path") from None
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is no run record or embedding ({error})") from None
     print(tell(found))

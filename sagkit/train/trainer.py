@@ -303,7 +303,7 @@ class Trainer:
         self.fabric.barrier()
 
     def keep_step(self, step: int, index: torch.Tensor) -> str:
-        """Store a step that failed, for `doctor.replay`; says where, and where the last good checkpoint is."""
+        """Store a step that failed, for `replay`; says where, and where the last good checkpoint is."""
         kept = self.checkpoint.with_suffix(f".step{step}.safetensors")
         if self.fabric.is_global_zero:
             save_state(kept, {**self.state(), "step": step, "index": index})
