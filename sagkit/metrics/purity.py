@@ -1,7 +1,7 @@
 """How often the two images of a pair share their class or superclass.
 
     purity = sum over pairs of v [label of anchor = label of positive] / sum over pairs of v
-    plain: v = 1 for a walk that ended elsewhere, else 0;   weighted: v = w, the pair's confidence, as the loss weighs it
+    plain: v = 1 for a walk that ended elsewhere, else 0;   weighted: v = w, the confidence, as the loss weighs it
     chance = mean over anchors of the share of the *other* nodes that carry the anchor's label
 
 Source: [K] all of it. A walk that ended at home is no pair and counts in neither share.
