@@ -376,7 +376,7 @@ def _unknown(name: str, path: Path) -> str:
     if path.exists():
         return f"{name} is neither a folder nor an .npz file: give the folder that holds it"
     if path.suffix == ".npz" or len(path.parts) > 1 or name.startswith(("~", ".")):
-        return f"{path.absolute()} does not exist: check the path"
+        return f"{name} does not exist: check the path" + ("" if path.is_absolute() else f" ({path.absolute()})")
     known = ["shapes", *CIFAR_CLASSES, *SUBSETS]
     near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5) or known
     return f"unknown image set {name!r}: did you mean {', '.join(near)}? Or give the path of a folder or .npz file"

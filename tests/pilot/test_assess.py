@@ -188,7 +188,7 @@ def test_cifar_100_is_drawn_with_its_own_names_and_superclasses(cifar_root):
     [
         ("pixel", {}, "cannot assess 'pixel'"),
         ("absent.safetensors", {}, "does not exist"),
-        ("absent.npz", {}, "cannot be read as .npz"),
+        ("absent.npz", {}, "does not exist: check the path"),
         ("random:resnet10-q4", {}, "unknown encoder"),
         (np.ones((10, 3)), {}, "1024 test images for 10 rows"),
         (np.ones((10, 3, 2)), {}, r"must be \(N, F\), got \(10, 3, 2\)"),
