@@ -244,5 +244,8 @@ def test_the_command_line_judges_records_and_embeddings(tmp_path, capsys):
     (tmp_path / "r.json").write_text(json.dumps(record))
     main(tmp_path / "r.json")
     assert capsys.readouterr().out.startswith("warning: batch too small for k. k = 10 ")
+    (tmp_path / "broken.json").write_text("{}")
     with pytest.raises(SystemExit, match=r"^sagkit doctor: .*no run record or embedding"):
+        sagkit(["doctor", str(tmp_path / "broken.json")])
+    with pytest.raises(SystemExit, match=r"^sagkit doctor: .*absent.json does not exist: check the path"):
         sagkit(["doctor", str(tmp_path / "absent.json")])
