@@ -232,7 +232,7 @@ class Figures:
         found = self._studies.get("bench/commands")
         if found is None:
             return "not timed yet"
-        return f"{found['seconds'][command] / 60:.1f} min on {found['cores']} cores once installed"
+        return f"{found['seconds'][command] / 60:.1f} min on {found['cores']} cores"
 
     def bench(self, name: str) -> str:
         """The table of a benchmark."""
