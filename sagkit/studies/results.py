@@ -28,7 +28,7 @@ from sagkit.studies.tables import PERCENT, paired_table, tables_of
 from sagkit.studies.transfer import MEASURES, figures_by_seed, over_baseline, transfer_table
 from sagkit.train.record import groups, pairs_by_seed, read_records, rows_of, write_text
 
-PAGES = ("README.md", "figures/RESULTS.md", "figures/BENCHMARKS.md")
+PAGES = ("figures/RESULTS.md", "figures/BENCHMARKS.md", "README.md")
 STUDIES = {"assess": assess, "line": line, "purity": purity, "sharpen": sharpen, "validity": validity, "versus": versus}
 WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 GOALS = {"gain": 15, "walk_share": 5, "knn": 35, "validity": 0.95}  # set beforehand: per cent, the last a correlation
@@ -229,9 +229,7 @@ class Figures:
 
     def duration(self, command: str) -> str:
         """How long `make COMMAND` took in a fresh clone, installation apart."""
-        found = self._studies.get("bench/commands")
-        if found is None:
-            return "not timed yet"
+        found = self._study("bench/commands")
         return f"{found['seconds'][command] / 60:.1f} min on {found['cores']} cores"
 
     def bench(self, name: str) -> str:
@@ -260,7 +258,9 @@ class Figures:
 
     def _study(self, name: str) -> dict:
         if name not in self._studies:
-            raise ValueError(f"no record {name}.json under {self.results}: run `sagkit study {name.partition('/')[0]}`")
+            kind, _, what = name.partition("/")
+            remedy = f"python tests/bench_{what}.py" if kind == "bench" else f"sagkit study {kind}"
+            raise ValueError(f"no record {name}.json under {self.results}: run `{remedy}`")
         return self._studies[name]
 
 
