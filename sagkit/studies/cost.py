@@ -20,6 +20,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from sagkit.train.record import core_seconds
+
 CIFAR = {(name, split): n for name in ("cifar10", "cifar100") for split, n in (("train", 50_000), ("fit", 45_000))}
 TIMED = ("augmentation", "encoder", "projector", "loss", "backward", "optimizer", "graph", "walk", "rebuild")
 
@@ -70,6 +72,8 @@ def estimate(record: dict, images: int | None = None, batch: int | None = None, 
         "everything else with images",
         "memory is not extrapolated, and a batch that the machine fills better runs faster than this",
     ]
+    if before := record.get("trunk", {}).get("core_seconds"):
+        notes.append(f"the cost of its trunk, {before / 60:.1f} core-minutes, is not in it")
     if "evaluation" not in measured:
         notes.append("evaluation was not timed and is left out")
     hours = sum(scaled.values()) / 3600
@@ -119,7 +123,7 @@ def costs(rows: dict[str, list[dict]]) -> pd.DataFrame:
         name: {
             "encoder": runs[0]["config"]["encoder"],
             "parameters": f"{runs[0]['parameters']:,}",
-            "core-min": f"{mean(runs, 'core_seconds') / 60:.1f}",
+            "core-min": f"{sum(map(core_seconds, runs)) / len(runs) / 60:.1f}",
             "images/s": f"{mean(runs, 'images_per_second'):,.0f}",
             "graph, walk, rebuild": f"{mean(runs, 'walk_share'):.2%}",
         }

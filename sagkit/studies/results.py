@@ -26,7 +26,7 @@ from sagkit.studies import line, purity, sharpen, validity, versus
 from sagkit.studies.benchmarks import bench_table, read_bench
 from sagkit.studies.tables import PERCENT, paired_table, tables_of
 from sagkit.studies.transfer import MEASURES, figures_by_seed, over_baseline, transfer_table
-from sagkit.train.record import groups, pairs_by_seed, read_records, rows_of, write_text
+from sagkit.train.record import core_seconds, groups, pairs_by_seed, read_records, rows_of, write_text
 
 PAGES = ("figures/RESULTS.md", "figures/BENCHMARKS.md", "README.md")
 STUDIES = {"assess": assess, "line": line, "purity": purity, "sharpen": sharpen, "validity": validity, "versus": versus}
@@ -104,7 +104,7 @@ class Figures:
 
     def minutes(self, on: str, row: str) -> str:
         """Mean minutes of one core that a run of a row took."""
-        return f"{np.mean([run['core_seconds'] for run in self._runs(on, row)]) / 60:.0f}"
+        return f"{np.mean([core_seconds(run) for run in self._runs(on, row)]) / 60:.0f}"
 
     def setting(self, on: str, row: str, field: str) -> str:
         """A field of the configuration of a row."""

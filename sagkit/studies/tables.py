@@ -20,6 +20,7 @@ from sagkit.show.tables import to_markdown
 from sagkit.studies.cost import costs, extrapolated
 from sagkit.train.config import Config, command_of
 from sagkit.train.record import (
+    core_seconds,
     groups,
     matching_row,
     pairs_by_seed,
@@ -64,7 +65,7 @@ def method_table(records: list[dict], columns: dict[str, str] = COLUMNS) -> pd.D
     shown = {}
     for name, runs in rows_of(records).items():
         cells = {"seeds": str(len(runs)), "epochs": str(runs[0]["config"]["epochs"])}
-        cells["core-min"] = f"{sum(r['core_seconds'] for r in runs) / len(runs) / 60:.1f}"
+        cells["core-min"] = f"{sum(map(core_seconds, runs)) / len(runs) / 60:.1f}"
         for key, title in columns.items():
             values = [run["metrics"][key] for run in runs if key in run["metrics"]]
             cells[title] = Summary.over(values).show(key in PERCENT) if len(values) == len(runs) else "not measured"

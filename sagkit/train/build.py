@@ -2,6 +2,7 @@
 
     lr(step) = base * B / 256 * (step + 1) / warmup                         while warming up
     lr(step) = base * B / 256 * [f + (1 - f) (1 + cos(pi t)) / 2],  t in [0, 1]   after
+    lr(step) = base * B / 256 * [f + (1 - f) (1 - t)]                             or so: t = 0 up to the decay
 
 Sources: [R] linear scaling with B / 256, warm-up and cosine as in figures/METHOD.md section 6, and f = 0.001 at the
 end, the VICReg authors' `end_lr`; LARS from lightly, with their exclusion of biases and normalisation parameters from
@@ -25,10 +26,10 @@ from sagkit.data.taxonomy import superclasses
 from sagkit.loss import barlow_twins_loss, sag_vicreg_loss
 from sagkit.model import DENSE, Encoder, make_encoder, make_projector
 from sagkit.pairing import Queue
-from sagkit.train.config import OPTIMIZERS, TWO_VIEWS, Config
+from sagkit.train.config import OPTIMIZERS, TWO_VIEWS, WALKING, Config
 from sagkit.train.controls import make_pairing
 from sagkit.train.distill import DINO, IJEPA
-from sagkit.train.methods import Method, Ramp, TwoViews, only_process
+from sagkit.train.methods import NEVER, Method, Ramp, TwoViews, only_process
 
 FINAL_FRACTION = 1e-3  # VICReg's authors: end_lr = base_lr * 0.001
 GRAPH_FIELDS = ("k", "length", "temperature", "kernel", "mutual", "restart", "confident")
@@ -161,9 +162,18 @@ def build_method(config: Config, encoder: nn.Module, gather=only_process, groups
     else:
         walk |= {name: getattr(config, name) for name in ("walks", "every", "seed", "unique")}
     pairing = make_pairing(config.pairs, dataset, groups, config.matched, **walk)
-    ramp = Ramp(config.alpha, config.walk_start * config.epochs, config.walk_warmup * config.epochs)
+    ramp = ramp_of(config)
     queue = Queue(config.queue_batches) if config.scope == "queue" else None
     return TwoViews(encoder, projector, loss, pairing, ramp, queue, gather)
+
+
+def ramp_of(config: Config) -> Ramp:
+    """When the pairing of a configuration has a say; under schedule wsd, never before the decay."""
+    if config.method not in WALKING:
+        return NEVER
+    length = config.decay if config.schedule == "wsd" else config.epochs
+    start = config.epochs - length + config.walk_start * length
+    return Ramp(config.alpha, start, config.walk_warmup * length)
 
 
 def superclass_of_each(data: str, images: Examples) -> torch.Tensor | None:
@@ -207,8 +217,11 @@ def make_optimizer(name: str, module: nn.Module, weight_decay: float) -> torch.o
     raise ValueError(f"unknown optimizer {name!r}: choose one of {', '.join(OPTIMIZERS)}")
 
 
-def learning_rate(step: int, steps: int, warmup: int, base: float, batch_size: int) -> float:
+def learning_rate(step: int, steps: int, warmup: int, base: float, batch_size: int, decay: int | None = None) -> float:
     """Learning rate of one step; a pure function, so that a resumed run needs no scheduler state.
+
+    Half a cosine depends on the length of the run from its first step. With a decay [R: warm-up, stable, decay], steps
+    before it do not, and runs of any length share them.
 
     Args:
         step: from 0.
@@ -216,9 +229,13 @@ def learning_rate(step: int, steps: int, warmup: int, base: float, batch_size: i
         warmup: steps of linear rise.
         base: for a batch of 256 images.
         batch_size: of all processes together.
+        decay: the last steps, over which the rate falls along a line and before which it is constant; 0: constant to
+            the end; None: half a cosine over all steps after the warm-up.
     """
     peak = base * batch_size / 256
     if step < warmup:
         return peak * (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
-    return peak * (FINAL_FRACTION + (1 - FINAL_FRACTION) * (1 + math.cos(math.pi * progress)) / 2)
+    falling = steps - warmup if decay is None else decay
+    progress = max(0.0, (step - (steps - falling)) / max(1, falling))
+    left = (1 + math.cos(math.pi * progress)) / 2 if decay is None else 1 - progress
+    return peak * (FINAL_FRACTION + (1 - FINAL_FRACTION) * left)

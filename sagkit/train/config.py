@@ -31,6 +31,7 @@ SCOPES = ("batch", "queue", "dataset")
 PAIRS = ("walk", "random", "own", "nearest", "unweighted", "oracle")  # see sagkit.train.controls
 KERNELS = ("cosine", "gaussian", "shared")  # see sagkit.graph
 OPTIMIZERS = ("lars", "adamw", "sgd")
+SCHEDULES = ("cosine", "wsd")  # see sagkit.train.build.learning_rate
 SPLITS = ("train", "fit")
 
 # Views of 24 pixels cost about half of 32: more epochs for the same core time.
@@ -47,6 +48,9 @@ _RESNET18 = {  # METHOD.md section 6: solo-learn's recipe
 }
 # What a search over VICReg alone chose on validation images; laptop holds what was set before any search.
 _TUNED = {**_CIFAR, "epochs": 16, "lr": 3e-3, "projector_hidden": 1024, "projector_out": 1024}
+# One trunk at a constant rate, many branches that decay from it in a tenth of its length, see sagkit.train.trainer; the
+# rest as tuned. Walks begin with the decay [K].
+_LONG = {**_TUNED, "epochs": 27, "schedule": "wsd", "decay": 3.0, "walk_start": 0.0, "walk_warmup": 0.0}
 # Less than a minute of one H200, on which an encoder of four times the size takes no longer [K].
 _MINUTE = {**_TUNED, "encoder": "resnet10-w32", "epochs": 24, "readout_every": 0}
 PROFILES: dict[str, dict] = {
@@ -55,6 +59,8 @@ PROFILES: dict[str, dict] = {
     "laptop": {**_CIFAR, "epochs": 16},
     "tuned": _TUNED,
     "search": {**_TUNED, "split": "fit", "probe": False},
+    "long": _LONG,
+    "long-search": {**_LONG, "split": "fit", "probe": False, "resamplings": 0},
     "vectors": {  # rows of a table, or series (with --encoder conv1d-w32-l3); see sagkit.data.series [K]
         "data": "vectors",
         "encoder": "mlp-w128-l2",
@@ -125,6 +131,8 @@ class Config:
     lr: float = _of("optimiser", 1e-3, "for 256 images; scaled by batch_size / 256", "[0, inf)")
     weight_decay: float = _of("optimiser", 1e-4, "of matrices and kernels; METHOD.md section 6", "[0, inf)")
     warmup_epochs: float = _of("optimiser", 1.0, "of the learning rate", "[0, inf)")
+    schedule: str = _of("optimiser", "cosine", "of the rate after it; wsd: constant, then a linear decay", SCHEDULES)
+    decay: float = _of("optimiser", 0.0, "wsd: epochs of decay, the last ones; 0: none, as of a trunk", "[0, inf)")
     clip: float = _of("optimiser", 0.0, "largest norm of the whole gradient; 0: gradients as they are", "[0, inf)")
 
     sim: float = _of("optimiser", 25.0, "weight of the invariance term; 25: VICReg's authors", "[0, inf)")
@@ -134,8 +142,8 @@ class Config:
     # The batch-scope reading of the sources; these defaults were fixed before any tuning [K].
     alpha: float = _of("pairing", 0.3, "strength of the walk term; scope dataset: a probability", "[0, inf)")
     keep: bool = _of("pairing", True, "keep the augmentation term whole; else mix (1 - alpha) s + alpha r")
-    walk_start: float = _of("pairing", 0.25, "fraction of the epochs trained as plain VICReg first", "[0, 1]")
-    walk_warmup: float = _of("pairing", 0.1, "fraction of the epochs over which alpha then rises", "[0, 1]")
+    walk_start: float = _of("pairing", 0.25, "fraction of the epochs (wsd: the decay) without pairing first", "[0, 1]")
+    walk_warmup: float = _of("pairing", 0.1, "fraction of the same over which alpha then rises", "[0, 1]")
     k: int = _of("pairing", 10, "neighbours per image", "[1, inf)")
     length: int = _of("pairing", 2, "steps per walk, L", "[1, inf)")
     walks: int = _of("pairing", 1, "walks per image", "[1, inf)")
@@ -204,7 +212,16 @@ def check(config: Config) -> None:
         )
     if config.local_views < 0 or (config.local_views and config.method != "dino"):
         raise ValueError(f"local_views {config.local_views} with {config.method}: at least 0, and dino alone has them")
+    if config.decay > (config.epochs if config.schedule == "wsd" else 0):
+        raise ValueError(
+            f"decay {config.decay:g} under schedule {config.schedule} of {config.epochs} epochs: "
+            "wsd alone decays, and no longer than it runs"
+        )
     if config.method in WALKING:
+        if config.schedule == "wsd" and config.alpha and not config.decay:
+            raise ValueError(
+                "decay 0 leaves no time for pairs, which begin with the decay under schedule wsd: raise it"
+            )
         most = float("inf") if config.keep and config.scope != "dataset" else 1
         if not 0 <= config.alpha <= most:
             raise ValueError(f"alpha must lie in [0, {most}], got {config.alpha}: see Config.alpha and Config.keep")
@@ -235,6 +252,7 @@ _PLACES = {"threads", "data_root", "results", "runs"}
 _MAY_DIFFER = {
     "resume": _BY_ROLE["record"] | _PLACES | {"accelerator"},  # a checkpoint and the run that continues it
     "branch": _BY_ROLE["record"] | _PLACES | {"accelerator", "method"} | _BY_ROLE["pairing"],  # a trunk and its branch
+    "decay": _BY_ROLE["record"] | _PLACES | {"accelerator", "method", "seed", "epochs", "decay"} | _BY_ROLE["pairing"],
     "stored": _BY_ROLE["record"] | _BY_ROLE["host"],  # a finished run and one that is asked for
     "row": _BY_ROLE["record"] | _BY_ROLE["host"] | {"seed"},  # records of one row of a table
     "pairing": _BY_ROLE["record"] | _BY_ROLE["host"] | {"method"} | _BY_ROLE["pairing"],  # walks and VICReg beside them
@@ -247,9 +265,10 @@ def may_differ(name: str, purpose: str) -> bool:
 
     Args:
         name: of a field of Config.
-        purpose: "resume", a checkpoint and the run that continues it; "branch", a trunk and its branch; "stored", a
-            finished run and one that is asked for; "row", records of one row of a table; "pairing", a run with walks
-            and the VICReg it is compared with when pairing settings are selected; "study", a search that goes on.
+        purpose: "resume", a checkpoint and the run that continues it; "branch", a trunk and its branch; "decay",
+            likewise under schedule wsd; "stored", a finished run and one that is asked for; "row", records of one row
+            of a table; "pairing", a run with walks and the VICReg it is compared with when pairing settings are
+            selected; "study", a search that goes on.
     """
     return name in _MAY_DIFFER[purpose]
 

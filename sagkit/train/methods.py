@@ -134,7 +134,7 @@ class TwoViews(Method):
         # Sums of squares over a batch lose too much in bfloat16: from here on in float32.
         ha, hb, za, zb = (self.gather(x) for x in (ha.detach(), hb.detach(), za.float(), zb.float()))
         alpha, pairs, bank = self.ramp.at(epoch), None, None
-        if self.queue is not None:
+        if self.queue is not None and alpha:  # not before, so that a branch fills it as the run trained whole does
             bank = self.queue.read(za.device)
             self.queue.push((ha.float() + hb.float()) / 2, za, zb)
         with torch.autocast(view_a.device.type, enabled=False):

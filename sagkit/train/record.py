@@ -116,6 +116,11 @@ def pairs_by_seed(records: list[dict], baseline: str = "vicreg") -> dict[str, li
     return found
 
 
+def core_seconds(record: dict) -> float:
+    """Processor time of a run's training, that of the trunk it branched off from included."""
+    return record["core_seconds"] + record.get("trunk", {}).get("core_seconds", 0.0)
+
+
 def trained(records: list[dict]) -> list[dict]:
     """Without those of untrained networks."""
     return [record for record in records if record["config"]["epochs"] > 0]

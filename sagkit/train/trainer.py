@@ -11,8 +11,14 @@ alone may therefore share those epochs:
     VICReg  o---o---o---o---o---o---o      --keep-at 3
     SAG             '---o---o---o---o      --trunk runs/laptop/cifar100/vicreg-seed0.epoch3.safetensors
 
-A branch ends with the same weights as the run trained whole, and the trunk's cost counts as its own. Under scope queue
-it may not, because the queue fills from the first step.
+Under schedule wsd the rate is constant up to the decay, too, so that one trunk serves branches of many lengths, each a
+decay with or without walks; and a trunk is itself gone on with:
+
+    VICReg  o---o---o---o---o---o---o---o      --profile long --epochs 100 --decay 0 --keep-at 24 48 100 --variant trunk
+    any         '-o     '-o         '-o        --epochs 27 --decay 3 --trunk runs/...trunk-seed0.epoch24.safetensors
+
+A branch ends with the same weights as the run trained whole; its record has its own cost and, under `trunk`, the
+trunk's. Under schedule wsd a branch may have another seed than its trunk: of what is drawn from there on.
 
 Randomness is a pure function of (seed, what for, step or epoch), so that a resumed run needs no generator state: the
 checkpoint at the end of each epoch holds weights, optimiser and the clock, and the rest follows from the epoch's
@@ -52,6 +58,7 @@ from sagkit.train.build import (
     make_fabric,
     make_optimizer,
     native_precision,
+    ramp_of,
     superclass_of_each,
 )
 from sagkit.train.config import Config, check, command_of, differing
@@ -69,7 +76,7 @@ from sagkit.train.record import (
 )
 from sagkit.train.timing import peak_memory
 
-SHARED = ("vicreg", "sag-vicreg")  # methods that are one before the ramp
+SHARED = ("vicreg", "sag-vicreg")  # methods that are one before the ramp, as any method is itself
 READOUT_BANK, READOUT_QUERIES = 5000, 1000
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # else every fit announces its precision
 
@@ -246,7 +253,8 @@ class Trainer:
         """The learning rate of one step."""
         config, per_epoch = self.config, self.steps_per_epoch
         warmup = round(config.warmup_epochs * per_epoch)
-        return learning_rate(step, config.epochs * per_epoch, warmup, config.lr, config.batch_size)
+        decay = round(config.decay * per_epoch) if config.schedule == "wsd" else None
+        return learning_rate(step, config.epochs * per_epoch, warmup, config.lr, config.batch_size, decay)
 
     def stream(self, purpose: str, step: int, device=None) -> torch.Generator:
         """This process's generator for one purpose at one step, on the run's device unless told otherwise."""
@@ -370,31 +378,46 @@ def branch(trainer: Trainer, path: str) -> None:
         path: what `--keep-at` kept.
 
     Raises:
-        ValueError: for a checkpoint later than the beginning of either run's ramp, or of a run that differs in more
-            than its pairing.
+        ValueError: for a checkpoint later than the beginning of either run's pairing or decay, or of a run that differs
+            in more than these.
         OSError: where there is none.
     """
     state = load_state(path)
-    if changed := _changes(trainer, state, "branch"):
-        raise ValueError(f"{path} is no trunk of this run ({changed}): only the pairing may differ")
-    for config in (Config().to_dict() | state["config"], trainer.config.to_dict()):
-        method, scope = config["method"], config["scope"]
-        if method not in SHARED or (method != "vicreg" and scope == "queue"):
+    wsd = trainer.config.schedule == "wsd"
+    if changed := _changes(trainer, state, "decay" if wsd else "branch"):
+        what = "pairing, decay and seed" if wsd else "the pairing"
+        raise ValueError(f"{path} is no trunk of this run ({changed}): only {what} may differ")
+    then, now = Config.from_dict(state["config"]), trainer.config
+    if then.method != now.method and not {then.method, now.method} <= set(SHARED):
+        raise ValueError(
+            f"a run of {now.method} is one of {then.method} at no time: only {' and '.join(SHARED)} share a trunk"
+        )
+    for config in (then, now):
+        same_until = min(_pairing_begins(config), config.epochs - config.decay)
+        if state["epoch"] > same_until:
             raise ValueError(
-                f"a run of {method} under scope {scope} is VICReg at no time: "
-                f"only {' and '.join(SHARED)} share a trunk, under the scopes batch and dataset"
-            )
-        start = config["epochs"] * (1 if method == "vicreg" else config["walk_start"])
-        if state["epoch"] > start:
-            raise ValueError(
-                f"{path} is of epoch {state['epoch']}, and the pairing begins at epoch {start:g}: "
-                "raise walk_start, or take an earlier trunk"
+                f"{path} is of epoch {state['epoch']}, and the pairing or decay begins at epoch {same_until:g}: "
+                "raise walk_start or epochs, or take an earlier trunk"
             )
     _same_images(trainer, state, path)
     own = trainer.method.state_dict()
     trainer.method.load_state_dict(own | {name: value for name, value in state["method"].items() if name in own})
     _take(trainer, state)
-    trainer.trunk = {"path": str(path), "epoch": state["epoch"], "commit": state["origin"]["commit"]}
+    before = state.get("trunk") or {"core_seconds": 0.0}  # a trunk may have gone on from another
+    trainer.trunk = {
+        "name": Path(path).stem,
+        "seed": then.seed,
+        "epoch": state["epoch"],
+        "core_seconds": before["core_seconds"] + trainer.clock.core_seconds,
+        "commit": state["origin"]["commit"],
+    }
+    trainer.clock = Clock()
+
+
+def _pairing_begins(config: Config) -> float:
+    """The epoch up to which a run is one without a pairing."""
+    ramp = ramp_of(config)
+    return ramp.start if ramp.alpha else config.epochs
 
 
 def _changes(trainer: Trainer, state: dict, purpose: str) -> str:
