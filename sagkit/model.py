@@ -7,7 +7,7 @@
 
 Sources: [R] CIFAR stem (3 x 3 convolution of stride 1, no max-pool) as in figures/METHOD.md section 6; the projector is
 the VICReg authors' (linear, BatchNorm, ReLU, ..., linear without bias), and so are names and shapes of the weights that
-`load_vicreg_weights` takes (facebookresearch/vicreg's torch.hub checkpoints, torchvision's ResNets). [K] the narrow
+`train.weights` reads (facebookresearch/vicreg's checkpoints, torchvision's ResNets). [K] the narrow
 ResNet: torchvision's basic block at a chosen width and depth, for machines without a GPU; normalisation lives inside
 the encoder, so that an exported encoder takes plain images and cannot be fed with another data set's statistics. The
 vision transformers are timm's in lightly's masked frame, with fixed sine-cosine position embeddings [K: DINO's authors
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's, and the VICReg authors'
 NARROW = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet20": (3, 3, 3)}
-FULL = ("resnet18", "resnet50")  # torchvision's
+FULL = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "resnext50_32x4d")
 DENSE = re.compile(r"(mlp|conv1d)-w([1-9]\d*)-l([1-9]\d*)")
 VIT = re.compile(r"vit-d([1-9]\d*)-l([1-9]\d*)-p([1-9]\d*)(-avg)?")
 VIT_PIXELS = 32  # CIFAR's; position embeddings are made for images of this size
@@ -47,20 +47,33 @@ class Encoder(nn.Module):
         mean: per channel, of the training images in [0, 1].
         std: per channel, likewise.
         axes: of the input behind its channels: 2 for images, 1 for series, 0 for vectors.
+        size: height and width that images are scaled to beforehand; None takes them as they are.
+        architecture: name that `make_encoder` builds the same network from.
     """
 
     backbone: Any  # a module; of a vision transformer it has `encode`, too
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: nn.Module, feature_width: int, mean, std, axes: int = 2):
+    def __init__(
+        self,
+        backbone: nn.Module,
+        feature_width: int,
+        mean,
+        std,
+        axes: int = 2,
+        size: tuple[int, int] | None = None,
+        architecture: str = "",
+    ):
         super().__init__()
         self.backbone = backbone
-        self.feature_width = feature_width
+        self.feature_width, self.size, self.architecture = feature_width, size, architecture
         self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32).view(1, -1, *[1] * axes))
         self.register_buffer("std", torch.as_tensor(std, dtype=torch.float32).view(1, -1, *[1] * axes))
 
     def forward(self, x: Float[Tensor, "B C ..."]) -> Float[Tensor, "B F"]:
+        if self.size and x.shape[2:] != self.size:
+            x = nn.functional.interpolate(x, self.size, mode="bilinear", antialias=True)
         return self.backbone((x - self.mean) / self.std)
 
     def tokens(self, x: Float[Tensor, "B 3 H W"], keep: Int[Tensor, "B n"] | None = None) -> Float[Tensor, "B T F"]:
@@ -72,15 +85,16 @@ def make_encoder(name: str, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), pretra
     """Build an encoder by name, with random weights drawn from torch's global generator.
 
     Args:
-        name: "resnet18" or "resnet50" (torchvision's, CIFAR stem); either with "-imagenet" (torchvision's own stem, for
-            images from 64 pixels and published weights); "<resnet10|resnet18|resnet20>-w<width>" (narrow, for CPUs);
-            "vit-d<width>-l<blocks>-p<patch>" (class token) and the same with "-avg" (no class token, mean of the
+        name: "resnet18", "resnet50" and others of FULL (torchvision's, CIFAR stem); any with "-imagenet" (its
+            own stem, for images from 64 pixels and published weights); "<resnet10|resnet18|resnet20>-w<width>" (narrow,
+            for CPUs); "vit-d<width>-l<blocks>-p<patch>" (class token) and the same with "-avg" (no class token, mean of the
             patches); "timm:<any timm backbone>". The last two need the optional extra `timm`. "mlp-w<width>-l<layers>"
             for vectors, "conv1d-w<width>-l<layers>" for series; see
             `dense_backbone`.
         mean: of the training images per channel, in [0, 1]; of vectors per column, of series per channel.
         std: likewise.
-        pretrained: load published weights; timm backbones only, and needs a network or a filled cache.
+        pretrained: load published weights, with the statistics and the size of image that they were trained with; timm
+            backbones only, and needs a network or a filled cache.
 
     Raises:
         ValueError: for an unknown name (the nearest ones are offered), or `pretrained` where there is none.
@@ -89,9 +103,15 @@ def make_encoder(name: str, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), pretra
         raise ValueError(f"no published weights for {name!r}: use a timm:... backbone or pretrained=False")
     if name.startswith(("mlp-", "conv1d-")):
         backbone, width, axes = dense_backbone(name, len(mean))
-        return Encoder(backbone, width, mean, std, axes)
+        return Encoder(backbone, width, mean, std, axes, architecture=name)
+    size = None
     if name.startswith("timm:"):
         backbone, width = _timm_backbone(name.removeprefix("timm:"), pretrained)
+        trained = backbone.pretrained_cfg
+        if pretrained:
+            mean, std = trained["mean"], trained["std"]
+        if pretrained or trained.get("fixed_input_size"):  # some transformers refuse any other
+            size = tuple(trained["input_size"][1:])
     elif name.removesuffix("-imagenet") in FULL:
         backbone, width = _torchvision_backbone(name.removesuffix("-imagenet"), cifar_stem=name in FULL)
     elif found := VIT.fullmatch(name):
@@ -106,7 +126,7 @@ def make_encoder(name: str, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), pretra
             raise ValueError(f"unknown encoder {name!r}: did you mean {near}?")
         backbone = NarrowResNet(int(digits), NARROW[kind])
         width = backbone.feature_width
-    return Encoder(backbone, width, mean, std)
+    return Encoder(backbone, width, mean, std, size=size, architecture=name)
 
 
 def make_projector(feature_width: int, hidden: int, out: int, layers: int = 3) -> nn.Sequential:
@@ -161,41 +181,11 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
-def load_vicreg_weights(encoder: Encoder, state: dict) -> None:
-    """Load the VICReg authors' published weights, or any of torchvision's names, into an encoder of ours.
-
-    Args:
-        encoder: "resnet50-imagenet" for the authors' resnet50; its channel statistics become ImageNet's, which the
-            weights expect, where the layers fit.
-        state: what torch.load gives: names as torchvision's (conv1.weight, layer1.0.conv1.weight, ...), or a whole
-            checkpoint, {"model": {"module.backbone.conv1.weight": ..., "module.projector.0.weight": ...}, ...}.
-            Projector and classifier (fc) are left out.
-
-    Raises:
-        ValueError: for names or shapes that do not fit; the encoder is then unchanged.
-    """
-    found = {name.removeprefix("module."): value for name, value in state.get("model", state).items()}
-    found = {name.removeprefix("backbone."): value for name, value in found.items()}
-    found = {name: value for name, value in found.items() if not name.startswith(("projector.", "fc."))}
-    wanted = encoder.backbone.state_dict()
-    absent, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-    if absent or extra:
-        raise ValueError(
-            f"the weights lack {len(absent)} of the encoder's {len(wanted)} entries ({', '.join(absent[:2])}) and have "
-            f"{len(extra)} others ({', '.join(extra[:2])}): use make_encoder of their architecture"
-        )
-    for name, value in wanted.items():
-        if found[name].shape != value.shape:
-            shapes = f"{name} is {tuple(found[name].shape)} in the weights and {tuple(value.shape)} in the encoder"
-            stem = (
-                "its stem is CIFAR's: use make_encoder('resnet50-imagenet')"
-                if name == "conv1.weight"
-                else "use its architecture"
-            )
-            raise ValueError(f"{shapes}: {stem}")
-    encoder.backbone.load_state_dict(found)
-    encoder.mean.copy_(torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
-    encoder.std.copy_(torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
+def untrained_like(encoder: Encoder) -> Encoder:
+    """A network of the same architecture, statistics and size with weights drawn from torch's global generator."""
+    drawn = make_encoder(encoder.architecture, encoder.mean.flatten(), encoder.std.flatten())
+    drawn.size = encoder.size
+    return drawn
 
 
 class NarrowResNet(nn.Sequential):

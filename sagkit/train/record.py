@@ -34,6 +34,7 @@ from safetensors.torch import save_file
 from sagkit.data.load import SUBSETS
 from sagkit.model import Encoder, make_encoder
 from sagkit.train.config import Config, differing
+from sagkit.train.weights import is_ours, published, what_is
 
 NAMED = ("shapes", "cifar10", "cifar100", *SUBSETS)  # data sets whose records nothing else may mix with
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "lightning-fabric")
@@ -185,10 +186,26 @@ def save_encoder(path, encoder: Encoder, name: str) -> None:
 
 
 def load_encoder(path) -> Encoder:
-    """Rebuild a stored encoder in float32 and evaluation mode."""
+    """Rebuild a stored encoder in float32 and evaluation mode; of an unfinished run, the encoder it has so far.
+
+    Another's weights are taken as `weights.published` takes them.
+
+    Raises:
+        ValueError: in one line that says what the file is, where it holds no encoder.
+        OSError: where it cannot be opened.
+    """
+    if not is_ours(path):
+        return published(path)
     stored = load_state(path)
-    encoder = make_encoder(stored["name"], *(stored["state"][name].flatten() for name in ("mean", "std")))
-    encoder.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in stored["state"].items()})
+    try:
+        if "method" in stored:  # a checkpoint
+            within = {k.removeprefix("encoder."): v for k, v in stored["method"].items() if k.startswith("encoder.")}
+            stored = {"name": stored["config"]["encoder"], "state": within}
+        encoder = make_encoder(stored["name"], *(stored["state"][name].flatten() for name in ("mean", "std")))
+        encoder.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in stored["state"].items()})
+    except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+        told = " ".join(str(error).split())[:120]
+        raise ValueError(f"{path} holds no whole encoder ({told}): give one that lies beside a run's record") from None
     return encoder.eval().to(memory_format=torch.channels_last)
 
 
@@ -253,8 +270,11 @@ def load_state(path: str | Path) -> Any:
     """Read what `save_state` wrote; tensors come back on the CPU.
 
     Raises:
-        ValueError: for a file that is not a complete checkpoint.
+        ValueError: for a file that is not a complete checkpoint, saying what it is.
+        OSError: where it cannot be opened.
     """
+    if not is_ours(path):
+        raise ValueError(f"{path} is not a complete sagkit checkpoint but {what_is(path)}: check the path")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
@@ -262,7 +282,7 @@ def load_state(path: str | Path) -> Any:
     except OSError:
         raise
     except Exception as error:
-        raise ValueError(f"{path} is not a complete sagkit checkpoint ({error}): delete it to start afresh") from None
+        raise ValueError(f"{path} is not a complete sagkit checkpoint ({error}): take another") from None
 
 
 def write_atomically(path: str | Path, write) -> None:

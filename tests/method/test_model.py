@@ -9,11 +9,10 @@ import torch
 from torch import nn
 from torchvision.models import resnet18, resnet50
 from torchvision.models.resnet import BasicBlock
-from torchvision.transforms.functional import normalize
 
 from sagkit.data.load import load_images
 from sagkit.metrics.local import knn_accuracy
-from sagkit.model import Encoder, NarrowResNet, extract_features, load_vicreg_weights, make_encoder, make_projector
+from sagkit.model import Encoder, NarrowResNet, extract_features, make_encoder, make_projector
 from sagkit.train.record import load_encoder
 
 
@@ -255,60 +254,6 @@ def test_a_narrow_resnet_halves_the_resolution_at_each_stage_after_the_first():
             )
     net(torch.rand(2, 3, 32, 32))
     assert sides == [(32, 32), (32, 16), (16, 16), (16, 8)]
-
-
-@pytest.fixture(scope="module")
-def published() -> dict[str, torch.Tensor]:
-    """A state dict of the names and shapes of the authors' resnet50.pth, with weights drawn here."""
-    network = resnet50(weights=None)
-    network.fc = nn.Identity()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.1, 0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-    state = network.state_dict()
-    assert len(state) == 318  # 53 convolutions, 53 normalisations of five entries each
-    assert {"conv1.weight", "bn1.num_batches_tracked", "layer4.2.bn3.running_var"} <= state.keys()
-    return state
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("form", ["backbone", "checkpoint"])
-def test_published_vicreg_weights_compute_what_torchvision_computes_with_them(published, form):
-    state = published
-    if form == "checkpoint":
-        inside = {f"module.backbone.{name}": value for name, value in published.items()}
-        inside |= {"module.projector.0.weight": torch.zeros(8192, 2048), "module.projector.0.bias": torch.zeros(8192)}
-        state = {"epoch": 1000, "model": inside, "optimizer": {}}
-    reference = resnet50(weights=None)
-    reference.fc = nn.Identity()
-    reference.load_state_dict(published)
-    encoder = make_encoder("resnet50-imagenet")
-    load_vicreg_weights(encoder, state)
-    x = images(2, side=64).float() / 255
-    normalised = normalize(x, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    with torch.no_grad():
-        expected, found = reference.eval()(normalised), encoder.eval()(x)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "change", "words"),
-    [
-        ("resnet50", {}, r"conv1.weight is \(64, 3, 7, 7\).*\(64, 3, 3, 3\).*resnet50-imagenet"),
-        ("resnet50-imagenet", {"bn1.weight": torch.ones(32)}, r"bn1.weight is \(32,\).*\(64,\)"),
-        ("resnet50-imagenet", {"bn1.weight": None}, "lack 1 of the encoder's 318 entries .bn1.weight"),
-        ("resnet18", {}, "198 others .*use make_encoder of their architecture"),
-    ],
-)
-def test_weights_that_do_not_fit_are_refused_and_leave_the_encoder_alone(published, name, change, words):
-    state = {k: v for k, v in (published | change).items() if v is not None}
-    encoder = make_encoder(name)
-    before = {k: v.clone() for k, v in encoder.state_dict().items()}
-    with pytest.raises(ValueError, match=words):
-        load_vicreg_weights(encoder, state)
-    assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
 
 
 @pytest.mark.slow

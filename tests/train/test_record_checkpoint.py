@@ -184,7 +184,7 @@ def test_a_truncated_file_is_named_and_refused_wherever_it_is_cut(tmp_path):
     whole = path.read_bytes()
     for length in [0, 1, 7, 8, 9, 50, len(whole) // 2, len(whole) - 1]:
         path.write_bytes(whole[:length])
-        with pytest.raises(ValueError, match=r"cut.safetensors is not a complete sagkit checkpoint .*delete it"):
+        with pytest.raises(ValueError, match=r"cut.safetensors is not a complete sagkit checkpoint"):
             load_state(path)
 
 
