@@ -85,12 +85,11 @@ def make_encoder(name: str, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), pretra
     """Build an encoder by name, with random weights drawn from torch's global generator.
 
     Args:
-        name: "resnet18", "resnet50" and others of FULL (torchvision's, CIFAR stem); any with "-imagenet" (its
-            own stem, for images from 64 pixels and published weights); "<resnet10|resnet18|resnet20>-w<width>" (narrow,
-            for CPUs); "vit-d<width>-l<blocks>-p<patch>" (class token) and the same with "-avg" (no class token, mean of the
-            patches); "timm:<any timm backbone>". The last two need the optional extra `timm`. "mlp-w<width>-l<layers>"
-            for vectors, "conv1d-w<width>-l<layers>" for series; see
-            `dense_backbone`.
+        name: "resnet18", "resnet50" and others of FULL (torchvision's, CIFAR stem); any with "-imagenet" (its own stem,
+            for images from 64 pixels and published weights); "<resnet10|resnet18|resnet20>-w<width>" (narrow, for
+            CPUs); "vit-d<width>-l<blocks>-p<patch>" (class token) and the same with "-avg" (no class token, mean of
+            the patches); "timm:<any timm backbone>". The last two need the optional extra `timm`.
+            "mlp-w<width>-l<layers>" for vectors, "conv1d-w<width>-l<layers>" for series; see `dense_backbone`.
         mean: of the training images per channel, in [0, 1]; of vectors per column, of series per channel.
         std: likewise.
         pretrained: load published weights, with the statistics and the size of image that they were trained with; timm
