@@ -1,4 +1,4 @@
-"""Image sets in memory, all of one form: procedural shapes, CIFAR-10, CIFAR-100 and parts of it, folders, .npz files.
+"""Image sets in memory, all of one form: shapes, emoji, CIFAR-10, CIFAR-100 and parts of it, folders, .npz files.
 
     load_images(name, split)  ->  ImageSet: images uint8 (N, 3, H, W), labels int64 (N,) or None, class_names
 
@@ -35,6 +35,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from sagkit.data.decode import cache_folder, decode_images, folder_classes, folder_labels, list_images, usual_size
+from sagkit.data.emoji import HELD_OUT, draw_emoji, emoji_table
 from sagkit.data.shapes import SHAPE_CLASSES, draw_shapes
 from sagkit.data.taxonomy import CIFAR100_SUPERCLASSES
 
@@ -58,7 +59,7 @@ class ImageSet:
         images: uint8 (N, 3, H, W).
         labels: positions in `class_names`, or None for images without classes.
         class_names: sorted; empty where `labels` is None. A class may have no image, in a subset for one.
-        paths: file names relative to the folder they came from, or None.
+        paths: file names relative to the folder they came from, the names of emoji, or None.
         unreadable: file name and reason of each file of that folder that was left out.
 
     Raises:
@@ -129,7 +130,7 @@ def load_images(
     name is taken.
 
     Args:
-        name: "shapes", "cifar10", "cifar100", a part of it ("cifar100-80a", "cifar100-80b", "cifar100-lt";
+        name: "shapes", "emoji", "cifar10", "cifar100", a part of it ("cifar100-80a", "cifar100-80b", "cifar100-lt";
             see above), or the path of a folder or .npz file (arrays `images`, uint8 and channels first or last,
             and optionally `labels`, `class_names`).
         split: "train", "test", or the parts "fit" and "val" of train (`validation_split`, 10 per cent, seed 0); for a
@@ -137,7 +138,7 @@ def load_images(
         root: where CIFAR is looked for and downloaded to: SAGKIT_DATA by default, else ~/.cache/sagkit. Either a tree
             `[cifar100/]{train,test}/<class>/<image>` or torchvision's pickles.
         download: let torchvision fetch CIFAR where it is not found.
-        size: H = W of shapes (default 32) and folders (default 64, or 32 if most images are smaller than 64);
+        size: H = W of shapes and emoji (default 32) and folders (default 64, or 32 if most images are smaller than 64);
             folder images are scaled to it by their shorter side and cropped at the centre.
         strict: an unreadable image in a folder is an error instead of left out with a warning.
 
@@ -160,9 +161,11 @@ def load_images(
         return whole.subset(kept_rows(name, whole.labels)) if split == "train" else whole
     if name == "shapes":
         return make_shapes(SHAPES_IMAGES[split], 32 if size is None else size, SHAPES_SEED[split])
+    if name == "emoji":
+        return _emoji(split, 32 if size is None else size)
     path = Path(name).expanduser()
     if size is not None and (name in CIFAR_CLASSES or path.suffix == ".npz"):
-        raise ValueError(f"size={size} applies to shapes and folders; {name} keeps its own: leave size out")
+        raise ValueError(f"size={size} applies to shapes, emoji and folders; {name} keeps its own: leave size out")
     if name in CIFAR_CLASSES:
         return _cifar(name, split, Path(root or os.environ.get("SAGKIT_DATA") or cache_folder()), download)
     if path.suffix == ".npz" and path.is_file():
@@ -277,6 +280,14 @@ def kept_rows(name: str, labels: Int64[Tensor, " N"]) -> Int64[Tensor, " n"]:
     return torch.cat([rows[:n] for rows, n in zip(members, keep, strict=True)]).sort().values
 
 
+def _emoji(split: str, size: int) -> ImageSet:
+    _, classes, names = emoji_table()
+    known = tuple(sorted(set(classes)))
+    labels = torch.tensor([known.index(name) for name in classes])
+    train, test = validation_split(labels, HELD_OUT / len(labels), seed=0)
+    return ImageSet(draw_emoji(size), labels, known, names).subset(test if split == "test" else train)
+
+
 def _cifar(name: str, split: str, root: Path, download: bool) -> ImageSet:
     for tree in (root / name / split, root / split):
         folders = [c for c in tree.iterdir() if c.is_dir() and not c.name.startswith(".")] if tree.is_dir() else []
@@ -377,6 +388,6 @@ def _unknown(name: str, path: Path) -> str:
         return f"{name} is neither a folder nor an .npz file: give the folder that holds it"
     if path.suffix == ".npz" or len(path.parts) > 1 or name.startswith(("~", ".")):
         return f"{name} does not exist: check the path" + ("" if path.is_absolute() else f" ({path.absolute()})")
-    known = ["shapes", *CIFAR_CLASSES, *SUBSETS]
+    known = ["shapes", "emoji", *CIFAR_CLASSES, *SUBSETS]
     near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5) or known
     return f"unknown image set {name!r}: did you mean {', '.join(near)}? Or give the path of a folder or .npz file"

@@ -114,7 +114,7 @@ class Config:
     """One training run. Epochs are counted in passes over the training images."""
 
     method: str = _of("model", "vicreg", "training objective", METHODS)
-    data: str = _of("data", "shapes", "shapes, cifar10, cifar100[-80a, -80b, -lt], a folder of images, or an .npz file")
+    data: str = _of("data", "shapes", "shapes, emoji, cifar10, cifar100[-80a, -80b, -lt], a folder, or an .npz file")
     profile: str = _of("data", "tour", "the budget this setting comes from", tuple(PROFILES))
     variant: str = _of("record", "default", "name of a setting that is not the profile's")
     seed: int = _of("data", 0, "of weights, data order, views and walks", "[0, inf)")

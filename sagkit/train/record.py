@@ -36,7 +36,7 @@ from sagkit.model import Encoder, make_encoder
 from sagkit.train.config import Config, differing
 from sagkit.train.weights import is_ours, published, what_is
 
-NAMED = ("shapes", "cifar10", "cifar100", *SUBSETS)  # data sets whose records nothing else may mix with
+NAMED = ("shapes", "emoji", "cifar10", "cifar100", *SUBSETS)  # data sets whose records nothing else may mix with
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "lightning-fabric")
 
 

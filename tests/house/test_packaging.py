@@ -54,6 +54,7 @@ def test_the_wheel_holds_every_file_of_the_package(wheel):
     with zipfile.ZipFile(wheel) as archive:
         assert {name for name in archive.namelist() if name.startswith("sagkit/")} == FILES
     assert {"sagkit/py.typed", "sagkit/data/wordnet/taxonomy.tsv", "sagkit/data/wordnet/LICENSE"} <= FILES
+    assert {"sagkit/data/unicode/emoji.tsv", "sagkit/data/unicode/LICENSE"} <= FILES
 
 
 @pytest.mark.slow
@@ -98,8 +99,9 @@ def test_the_extras_contain_one_another(needs):
         "": set(),
         "train": set(),
         "approximate": set(),
+        "emoji": {"sagkit[train]"},
         "pilot": {"sagkit[train]"},
-        "notebooks": {"sagkit[approximate,pilot]"},
+        "notebooks": {"sagkit[approximate,emoji,pilot]"},
         "test": {"sagkit[notebooks]"},
         "bench": {"sagkit[test]"},
     }
