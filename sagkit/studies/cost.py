@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from sagkit.train.record import core_seconds
+from sagkit.train.record import core_seconds, row_name
 
 CIFAR = {(name, split): n for name in ("cifar10", "cifar100") for split, n in (("train", 50_000), ("fit", 45_000))}
 TIMED = ("augmentation", "encoder", "projector", "loss", "backward", "optimizer", "graph", "walk", "rebuild")
@@ -84,7 +84,7 @@ def _training(record: dict) -> tuple[float, int]:
     """Wall seconds of training and number of training images; by speed and data set where the record does not say."""
     config, split = record["config"], record["config"].get("split", "train")
     if not config.get("epochs") or not record.get("images_per_second"):
-        raise ValueError(f"{record['method']} ({record['variant']}) was not trained: there is no time to extrapolate")
+        raise ValueError(f"{row_name(record)} was not trained: there is no time to extrapolate")
     images = record.get("images") or CIFAR.get((record["train_set"], split))
     if images is None:
         raise ValueError("the record says neither its number of images nor its wall time: train anew")

@@ -147,8 +147,9 @@ def matching_row(row: str, baseline: str, rows: Iterable[str]) -> str:
 
 
 def row_name(record: dict) -> str:
-    """The row of a table that a record belongs to: its method, and its variant if it has one."""
-    return record["method"] if record["variant"] == "default" else f"{record['method']} ({record['variant']})"
+    """The row of a table that a record belongs to: its method, and its variant if it has one; or that it is untrained."""
+    variant = record["variant"] if record["config"]["epochs"] else "untrained"
+    return record["method"] if variant == "default" else f"{record['method']} ({variant})"
 
 
 def stored_encoder(record: dict) -> Path | None:

@@ -71,7 +71,7 @@ def test_the_report_prints_hours_price_and_assumptions_and_says_what_cannot_be_t
     untrained["evaluated_on"] = "test"
     text = extrapolated(rows_of([timed(), untrained]), 1000, 100, 3.6)
     assert "vicreg: 0.27 h, price 0.96" in text
-    assert "vicreg (random) was not trained" in text
+    assert "vicreg (untrained) was not trained" in text
     assert "assumed: measured on a machine, 2 thread(s)" in text
     assert estimate_text("x", estimate(timed())).startswith("x: 0.27 h (backward 42%, encoder 31%")
     write_record(tmp_path / "vicreg-seed0.json", timed())

@@ -149,7 +149,7 @@ def test_the_table_of_an_assessment_keeps_the_order_that_was_asked_for(tmp_path)
 
 
 def test_a_missing_record_or_row_is_said_with_its_remedy(figures, tmp_path):
-    with pytest.raises(ValueError, match=r"no records of 'barlow' on gpu-minute: choose one of dino \(random\)"):
+    with pytest.raises(ValueError, match=r"no records of 'barlow' on gpu-minute: choose one of dino \(untrained\)"):
         figures.value("gpu-minute", "barlow", "knn")
     with pytest.raises(ValueError, match="no records of 'vicreg' on full: choose one of none"):
         figures.value("full", "vicreg", "knn")

@@ -109,7 +109,7 @@ def test_costs_are_means_over_seeds_of_trained_rows():
         "images/s": "500",
         "graph, walk, rebuild": "1.50%",
     }
-    assert "vicreg (random)" not in costs(rows_of(runs)).index
+    assert "vicreg (untrained)" not in costs(rows_of(runs)).index
 
 
 def test_classes_left_out_of_training_have_a_table_of_their_own():

@@ -63,8 +63,8 @@ def test_the_figures_are_those_of_the_definitions(judged):
 def test_every_stored_encoder_is_judged_and_pixels_beside_them(judged):
     rows = judged[2]["rows"]
     assert [(r["row"], r["seed"]) for r in rows if not r["epochs"]] == [
-        ("vicreg (random)", 0),
-        ("vicreg (random)", 1),
+        ("vicreg (untrained)", 0),
+        ("vicreg (untrained)", 1),
         (PIXELS, 0),
     ]
     assert [(r["row"], r["seed"]) for r in rows if r["epochs"]] == sorted((m, s) for m, s, _ in SETTINGS)
@@ -74,7 +74,7 @@ def test_every_stored_encoder_is_judged_and_pixels_beside_them(judged):
 def test_rows_of_one_seed_are_left_out_of_tables_and_differences_are_paired(judged):
     figures = figures_by_seed(judged[2], "tour", floor="tour")
     shown = transfer_table(figures)
-    assert list(shown.index) == ["vicreg (random)", "sag-vicreg", "vicreg", PIXELS]
+    assert list(shown.index) == ["vicreg (untrained)", "sag-vicreg", "vicreg", PIXELS]
     assert list(shown["seeds"]) == [2, 2, 2, 1]
     title, change = over_baseline(figures, "sag-vicreg")
     assert title == "sag-vicreg − vicreg"
