@@ -147,7 +147,7 @@ def matching_row(row: str, baseline: str, rows: Iterable[str]) -> str:
 
 
 def row_name(record: dict) -> str:
-    """The row of a table that a record belongs to: its method, and its variant if it has one; or that it is untrained."""
+    """The row of a table that a record belongs to: its method and its variant, if any, or that it is untrained."""
     variant = record["variant"] if record["config"]["epochs"] else "untrained"
     return record["method"] if variant == "default" else f"{record['method']} ({variant})"
 
