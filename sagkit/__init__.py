@@ -24,8 +24,10 @@ Importing sagkit loads nothing; the names below load torch and jaxtyping when th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +72,32 @@ def lazily(package: str, homes: Mapping[str, str], extra: str = "train") -> Call
 def remedy(error: ModuleNotFoundError, extra: str) -> str:
     """What to do about a package that is not installed, in one line."""
     return f"{error.name} is not installed: pip install 'sagkit[{extra}]'"
+
+
+def require(name: str, value: Any, interval: str, remedy: str, whole: bool = False) -> None:
+    """Refuse an argument outside its range; a Python or numpy scalar, so that no device is waited for.
+
+    Args:
+        name: of the argument.
+        value: as given.
+        interval: such as "[0, 1)" or "[1, inf)"; NaN lies in none, infinity beyond every open end.
+        remedy: what to do instead.
+        whole: only integers are numbers here.
+
+    Raises:
+        ValueError: in one line, for a value outside, and for one that is no number, as True or "3".
+    """
+    low, high = map(float, interval[1:-1].split(","))
+    if high < math.inf or not interval.endswith(")"):
+        said = f"in {interval}"
+    else:
+        said = f"{'at least' if interval[0] == '[' else 'greater than'} {low:g}"
+    number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    if not number:
+        raise ValueError(f"{name} must be a {'whole ' if whole else ''}number {said}, got {value!r}: {remedy}")
+    above = value >= low if interval[0] == "[" else value > low
+    if not (above and (value <= high if interval[-1] == "]" else value < high)):
+        raise ValueError(f"{name} must be {said}, got {value}: {remedy}")
 
 
 _HOMES = {

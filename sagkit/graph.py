@@ -25,6 +25,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sagkit import require
+
 KERNELS = ("cosine", "gaussian", "shared")
 BLOCK = 64  # columns per maximum: 64 floats are one pass of a vector unit over four cache lines
 CHUNK = 512  # rows of similarities held at a time: 100 MB for 50,000 nodes; 1,024 rows took 2.5 times as long
@@ -34,16 +36,49 @@ CHUNK = 512  # rows of similarities held at a time: 100 MB for 50,000 nodes; 1,0
 class Graph:
     """A sparse directed graph of N nodes with K slots each; unused slots have weight 0.
 
-    neighbors: where each slot leads. A node without edges is its own neighbour with weight 1.
-    weights: row-stochastic transition probabilities.
+    neighbors: where each slot leads, 0 to N - 1. A node without edges is its own neighbour with weight 1. Two slots of
+        a row that lead to one node count together.
+    weights: transition probabilities, at least 0 and finite; a row of another sum than 1 is read as its shares, and a
+        row of zeros as a node that walks do not leave.
     similarity: absolute cosine similarity behind each slot, in [-1, 1]; None where there is none.
     recall: share of the true K nearest that an approximate search found, on a sample; None for an exact search.
+
+    Raises:
+        ValueError: for shapes or types that do not fit, and on a CPU for values out of range; reading them on another
+            device would make every step wait for it.
     """
 
     neighbors: Int[Tensor, "N K"]
     weights: Float[Tensor, "N K"]
     similarity: Float[Tensor, "N K"] | None = None
     recall: float | None = None
+
+    def __post_init__(self):
+        neighbors, weights, similarity = self.neighbors, self.weights, self.similarity
+        shapes = {tuple(x.shape) for x in (neighbors, weights, similarity) if x is not None}
+        if len(shapes) > 1 or neighbors.ndim != 2 or not neighbors.numel():
+            told = ", ".join(str(tuple(x.shape)) for x in (neighbors, weights, similarity) if x is not None)
+            raise ValueError(
+                f"a graph needs neighbors and weights, and similarity if any, of one shape (N, K): got {told}"
+            )
+        if neighbors.is_floating_point() or neighbors.dtype == torch.bool or not weights.is_floating_point():
+            raise ValueError(f"neighbors are whole and weights floats: got {neighbors.dtype} and {weights.dtype}")
+        if {x.device.type for x in (neighbors, weights, similarity) if x is not None} == {"cpu"}:
+            self._check_values()
+
+    def _check_values(self) -> None:
+        low, high = self.neighbors.aminmax()
+        if low < 0 or high >= len(self):
+            raise ValueError(
+                f"neighbors {int(low)}..{int(high)} exceed the graph's {len(self)} nodes, 0..{len(self) - 1}"
+            )
+        bad = ~((self.weights >= 0) & self.weights.isfinite()).all(dim=1)
+        if bad.any():
+            row = int(bad.nonzero()[0])
+            raise ValueError(f"weights must be at least 0 and finite: row {row} is {self.weights[row].tolist()}")
+        if self.similarity is not None and not (self.similarity.abs() <= 1 + 1e-3).all():
+            row = int((~(self.similarity.abs() <= 1 + 1e-3)).any(dim=1).nonzero()[0])
+            raise ValueError(f"similarity is a cosine in [-1, 1]: row {row} is {self.similarity[row].tolist()}")
 
     def __len__(self) -> int:
         return len(self.neighbors)
@@ -55,16 +90,24 @@ class Graph:
 
     def to_dense(self) -> Float[Tensor, "N N"]:
         """The transition matrix P; N^2 numbers, for small graphs and tests."""
-        n = len(self)
-        return self.weights.new_zeros(n, n).scatter_add_(1, self.neighbors, self.weights)
+        n, (neighbors, shares) = len(self), self._transitions()
+        return shares.new_zeros(n, n).scatter_add_(1, neighbors, shares)
+
+    def _transitions(self) -> tuple[Tensor, Tensor]:
+        """Where each slot leads and with which probability, as walks go: rows sum to 1, and a row of zeros stays."""
+        total = self.weights.sum(dim=1, keepdim=True)
+        stays = total == 0
+        own = torch.arange(len(self), device=total.device)[:, None]
+        shares = torch.where(stays, 1 / self.weights.shape[1], self.weights / torch.where(stays, 1, total))
+        return torch.where(stays, own, self.neighbors), shares
 
     def to_scipy(self):
         """P as a scipy CSR array."""
         from scipy.sparse import coo_array
 
-        rows, slots = (self.weights > 0).nonzero(as_tuple=True)
-        values = self.weights[rows, slots].cpu().numpy()
-        columns = self.neighbors[rows, slots].cpu().numpy()
+        neighbors, shares = self._transitions()
+        rows, slots = (shares > 0).nonzero(as_tuple=True)
+        values, columns = shares[rows, slots].cpu().numpy(), neighbors[rows, slots].cpu().numpy()
         return coo_array((values, (rows.cpu().numpy(), columns)), shape=(len(self), len(self))).tocsr()
 
     def to_networkx(self, **attributes):
@@ -97,7 +140,7 @@ def similarity_graph(
         x: features, any float dtype (bfloat16 and float16 are computed in float32); centred and normalised here.
         k: neighbours kept per node, 1 to N - 1.
         kernel: "cosine", "gaussian" or "shared" (module docstring).
-        temperature: of the cosine softmax; greater than 0, small is sharp. The other kernels have none.
+        temperature: of the cosine softmax; greater than 0 and finite, small is sharp. The other kernels have none.
         mutual: keep an edge only if each end is among the other's K.
         chunk: rows of similarities held at a time; memory is O(N K + chunk N).
         approximate_above: with more nodes than this, pynndescent searches on the CPU (an optional package) and
@@ -107,7 +150,7 @@ def similarity_graph(
         ValueError: for k out of range, non-finite features, an unknown kernel, a temperature that is not positive, or
             an approximate search without pynndescent.
     """
-    _check(x, k, kernel, temperature)
+    _check(x, k, kernel, temperature, chunk)
     unit, recall = centre_and_normalize(x), None
     if approximate_above is not None and len(x) > approximate_above:
         similarity, neighbors = approximate_neighbors(unit, k)
@@ -245,15 +288,25 @@ def _shared_logits(neighbors, similarity, temperature):
 _KERNELS = {"cosine": _cosine_logits, "gaussian": _gaussian_logits, "shared": _shared_logits}
 
 
-def _check(x: Tensor, k: int, kernel: str, temperature: float) -> None:
-    if x.ndim != 2:
-        raise ValueError(f"features must be (N, F), got shape {tuple(x.shape)}: flatten or pool them first")
-    if not 1 <= k < len(x):
-        raise ValueError(f"k = {k} neighbours need 1 <= k < nodes = {len(x)}: lower k or use a larger batch")
+def check_kernel(kernel: str, temperature: float) -> None:
+    """Refuse a kernel that is none of KERNELS, and a temperature that is not positive and finite.
+
+    Raises:
+        ValueError: naming the value and what may stand there.
+    """
     if kernel not in KERNELS:
         raise ValueError(f"unknown kernel {kernel!r}: choose one of {', '.join(KERNELS)}")
-    if not temperature > 0:
-        raise ValueError(f"temperature must be greater than 0, got {temperature}: 0.1 is the default")
+    require("temperature", temperature, "(0, inf)", "0.1 is the default")
+
+
+def _check(x: Tensor, k: int, kernel: str, temperature: float, chunk: int) -> None:
+    if x.ndim != 2 or not x.shape[1]:
+        raise ValueError(f"features must be (N, F), got shape {tuple(x.shape)}: flatten or pool them first")
+    require("k", k, "[1, inf)", "it counts neighbours", whole=True)
+    if k >= len(x):
+        raise ValueError(f"k = {k} neighbours need 1 <= k < nodes = {len(x)}: lower k or use a larger batch")
+    check_kernel(kernel, temperature)
+    require("chunk", chunk, "[1, inf)", f"{CHUNK} rows are the default", whole=True)
     finite = torch.isfinite(x).all(dim=1)
     if not finite.all():
         bad = (~finite).nonzero().flatten()

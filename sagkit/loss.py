@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from sagkit import require
 from sagkit.walk import Pairs
 
 VARIANCE_EPS = 1e-4  # authors' code, inside the square root
@@ -45,6 +46,8 @@ def invariance(za: Float[Tensor, "B D"], zb: Float[Tensor, "B D"]) -> Float[Tens
 
 def variance(z: Float[Tensor, "B D"], eps: float = VARIANCE_EPS) -> Float[Tensor, ""]:
     """Mean over D of how far each dimension's standard deviation falls short of 1; in [0, 1]."""
+    _check_rows(z)
+    require("eps", eps, "[0, inf)", f"{VARIANCE_EPS} is the authors'")
     std = torch.sqrt(z.var(dim=0) + eps)  # (D,)
     return F.relu(1 - std).mean()
 
@@ -56,6 +59,7 @@ def covariance(z: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
     sum_p var_p^2, is then taken off. Accurate while the off-diagonal sum is not smaller than float precision
     times the diagonal one; for float32 that is a mean squared correlation of about 1e-7.
     """
+    _check_rows(z)
     rows, columns = z.shape
     # Under autocast the products would be bfloat16, and the diagonal would no longer cancel.
     with torch.autocast(z.device.type, enabled=False):
@@ -77,8 +81,14 @@ def walk_term(
     r = (1 / P) sum over pairs of w (msd(za_i, zb_j) + msd(zb_i, za_j)) / 2, P the number of pairs and not the sum
     of their weights: a batch of doubtful pairs pulls weakly. No pairs: 0. Pairs (i, i) of weight 1: invariance.
     With a bank (stored projections of the two views, without gradient), a positive of B + m is its row m.
+
+    Raises:
+        ValueError: for parts of pairs that differ in length.
     """
     anchor, positive, weight = pairs
+    if not anchor.shape == positive.shape == weight.shape:
+        told = ", ".join(str(tuple(part.shape)) for part in pairs)
+        raise ValueError(f"pairs are three rows of one length (P,): got {told}")
     if len(anchor) == 0:
         return za.new_zeros(())
     to_a, to_b = (
@@ -102,7 +112,7 @@ def vicreg_loss(
         cov: weight of the covariance term.
 
     Raises:
-        ValueError: for shapes that differ or fewer than two rows.
+        ValueError: for weights that are negative or not finite, shapes that differ, or fewer than two rows.
     """
     return _weighted_sum(za, zb, None, sim=sim, var=var, cov=cov, own=1.0, walked=0.0)
 
@@ -132,7 +142,7 @@ def sag_vicreg_loss(
         bank: stored projections that pairs may end on; see `walk_term`. Variance and covariance are the batch's alone.
 
     Raises:
-        ValueError: for a bad alpha, an alpha without pairs, shapes that differ or fewer than two rows.
+        ValueError: for a bad alpha, an alpha without pairs, and as `vicreg_loss`.
     """
     _check_alpha(alpha, keep, pairs)
     own = 1.0 if keep else 1 - alpha
@@ -140,7 +150,7 @@ def sag_vicreg_loss(
 
 
 def _weighted_sum(za, zb, pairs, *, sim, var, cov, own, walked, bank=None) -> Loss:
-    _check_views(za, zb)
+    _check_views(za, zb, sim=sim, var=var, cov=cov)
     s = invariance(za, zb)
     v = (variance(za) + variance(zb)) / 2
     c = covariance(za) + covariance(zb)
@@ -179,10 +189,10 @@ def barlow_twins_loss(
         bank: stored projections that pairs may end on; standardised by the batch's statistics.
 
     Raises:
-        ValueError: for a bad alpha, an alpha without pairs, shapes that differ or fewer than two rows.
+        ValueError: for a bad alpha, an alpha without pairs, and as `vicreg_loss`.
     """
     _check_alpha(alpha, keep, pairs)
-    _check_views(za, zb)
+    _check_views(za, zb, scale=scale, redundancy=redundancy)
     (ua, bank_a), (ub, bank_b) = (
         _standardise(z, stored) for z, stored in zip((za, zb), bank or (None, None), strict=True)
     )
@@ -206,14 +216,22 @@ def _standardise(z: Tensor, stored: Tensor | None) -> tuple[Tensor, Tensor | Non
 
 
 def _check_alpha(alpha: float, keep: bool, pairs: Pairs | None) -> None:
-    if not 0 <= alpha <= (float("inf") if keep else 1):
-        raise ValueError(f"alpha must be {'at least 0' if keep else 'in [0, 1]'}, got {alpha}")
+    require("alpha", alpha, "[0, inf)" if keep else "[0, 1]", "0 leaves the walk term out")
     if alpha > 0 and pairs is None:
         raise ValueError(f"alpha = {alpha} weighs pairs, and there are none: give pairs, or alpha = 0")
 
 
-def _check_views(za: Tensor, zb: Tensor) -> None:
+def _check_views(za: Tensor, zb: Tensor, **weights: float) -> None:
+    for name, weight in weights.items():
+        require(name, weight, "[0, inf)", "it weighs a term, and 0 leaves that out")
     if za.shape != zb.shape:
         raise ValueError(f"the two views differ in shape, {tuple(za.shape)} and {tuple(zb.shape)}: project both alike")
-    if len(za) < 2:
-        raise ValueError(f"variance needs at least 2 rows, got {len(za)}: use a larger batch")
+    _check_rows(za)
+    _check_rows(zb)
+
+
+def _check_rows(z: Tensor) -> None:
+    if z.ndim != 2 or not z.is_floating_point():
+        raise ValueError(f"projections must be floats (B, D), got {tuple(z.shape)} of {z.dtype}: flatten each row")
+    if len(z) < 2:
+        raise ValueError(f"variance needs at least 2 rows, got {len(z)}: use a larger batch")

@@ -22,7 +22,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sagkit.graph import KERNELS, Graph, similarity_graph
+from sagkit import require
+from sagkit.graph import Graph, check_kernel, similarity_graph
 from sagkit.walk import Pairs, Tables, most_confident, no_pairs, sample_pairs, threshold, walk_tables, weighted_walk
 
 
@@ -35,16 +36,10 @@ def check_settings(
         ValueError: naming the value and its range.
     """
     for name, value in (("k", k), ("length", length), ("walks", walks)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if not temperature > 0:
-        raise ValueError(f"temperature must be greater than 0, got {temperature}: 0.1 is the default")
-    if kernel not in KERNELS:
-        raise ValueError(f"unknown kernel {kernel!r}: choose one of {', '.join(KERNELS)}")
-    if not 0 <= restart < 1:
-        raise ValueError(f"restart must be a probability in [0, 1), got {restart}")
-    if not 0 < confident <= 1:
-        raise ValueError(f"confident must be a fraction in (0, 1], got {confident}: 1 keeps every pair")
+        require(name, value, "[1, inf)", f"{name} counts neighbours, steps or walks", whole=True)
+    check_kernel(kernel, temperature)
+    require("restart", restart, "[0, 1)", "it is a probability per step, and 0 walks on")
+    require("confident", confident, "(0, 1]", "1 keeps every pair")
 
 
 def untimed(part: str) -> nullcontext:
@@ -123,8 +118,8 @@ class WalkPairing(Pairing):
     ):
         super().__init__()
         check_settings(k, length, walks, temperature, kernel, restart, confident)
-        if every < 1:
-            raise ValueError(f"every must be at least 1 (each step), got {every}")
+        require("every", every, "[1, inf)", "1 walks at each step", whole=True)
+        require("seed", seed, "[0, inf)", "0 is the default", whole=True)
         self.k, self.length, self.walks = k, length, walks
         self.temperature, self.kernel, self.mutual = temperature, kernel, mutual
         self.every, self.seed, self.restart = every, seed, restart
@@ -195,8 +190,7 @@ class Queue(nn.Module):
 
     def __init__(self, batches: int):
         super().__init__()
-        if batches < 1:
-            raise ValueError(f"a queue needs at least 1 batch, got {batches}")
+        require("batches", batches, "[1, inf)", "a queue holds a batch at least", whole=True)
         self.stored: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=batches)
 
     def push(self, h: Float[Tensor, "B F"], za: Float[Tensor, "B D"], zb: Float[Tensor, "B D"]) -> None:
@@ -252,8 +246,7 @@ class DatasetPairing(Pairing):
     ):
         super().__init__()
         check_settings(k, length, 1, temperature, kernel, restart, confident)
-        if every < 1:
-            raise ValueError(f"every must be at least 1 (each epoch), got {every}")
+        require("every", every, "[1, inf)", "1 builds the graph anew at each epoch", whole=True)
         self.every = every
         self.k, self.length, self.restart, self.confident = k, length, restart, confident
         self.temperature, self.kernel, self.mutual = temperature, kernel, mutual
@@ -295,8 +288,7 @@ class DatasetPairing(Pairing):
         Raises:
             ValueError: for alpha outside [0, 1].
         """
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha is a probability under dataset scope, got {alpha}: choose one in [0, 1]")
+        require("alpha", alpha, "[0, 1]", "it is a probability under dataset scope")
         if self.graph is None:
             return index
         walk = weighted_walk(self.graph, index, self.length, self.restart, generator, tables=self._tables)

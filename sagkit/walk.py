@@ -15,7 +15,6 @@ positions instead of (row, slot) and 32-bit numbers while they fit.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -23,6 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sagkit import require
 from sagkit.graph import Graph
 
 CPU_WALKS = 2**17  # walks at once on a CPU: their positions fit its caches, and two threads still share the work
@@ -107,10 +107,22 @@ def walk_from_uniforms(
         lazy: probability of staying where one is.
         tables: `walk_tables(graph)`, if the caller keeps them.
 
+    Raises:
+        ValueError: for probabilities or shapes that do not fit, and on a CPU for starts or uniforms out of range.
+
     A slot of weight 0 is never taken: its interval of the cumulative sum is empty. In memory the returned tensor holds
     one step of all walks after the other.
     """
-    tables = walk_tables(graph) if tables is None else tables
+    _check_rates(restart, lazy)
+    _check_starts(graph, starts)
+    if u.ndim != 2 or u.shape[1] != len(starts) or not u.is_floating_point() or not len(u):
+        raise ValueError(f"{len(starts)} walks need uniforms (L, {len(starts)}), got {tuple(u.shape)} of {u.dtype}")
+    if _readable(u) and not ((u >= 0) & (u < 1)).all():
+        raise ValueError(f"uniforms must lie in [0, 1), got {u.min():g} to {u.max():g}: draw them with torch.rand")
+    return _walk(walk_tables(graph) if tables is None else tables, starts, u, restart, lazy)
+
+
+def _walk(tables: Tables, starts: Tensor, u: Tensor, restart: float, lazy: float) -> Int[Tensor, "S path"]:
     step = _stepper(tables, u.dtype, restart, lazy)
     home = here = starts.to(tables.ahead.dtype) << tables.bits
     path = [home]
@@ -185,19 +197,20 @@ def random_walk(
         tables: `walk_tables(graph)`, if the caller keeps them.
 
     Raises:
-        ValueError: for a length below 1, probabilities outside [0, 1), p or q that are not positive and finite, or p
-            and q together with restart or lazy.
+        ValueError: for a length below 1, probabilities outside [0, 1), p or q that are not positive and finite, p and q
+            together with restart or lazy, a generator of another device than the graph's, or starts that are no nodes
+            (their values are read on a CPU alone).
     """
-    _check(length, restart, lazy)
+    _check(graph, starts, length, restart, lazy, generator)
+    for name, value in (("p", p), ("q", q)):
+        require(name, value, "(0, inf)", "1 is the plain walk")
     if p == q == 1:
         tables = walk_tables(graph) if tables is None else tables
 
         def some(nodes: Tensor, u: Tensor) -> tuple[Tensor]:
-            return (walk_from_uniforms(graph, nodes, u, restart, lazy, tables),)
+            return (_walk(tables, nodes, u, restart, lazy),)
 
         return _in_parts(some, starts, length, generator)[0]
-    if not (0 < p < math.inf and 0 < q < math.inf):
-        raise ValueError(f"p and q must be greater than 0 and finite, got p = {p}, q = {q}: 1 is the plain walk")
     if restart or lazy:
         raise ValueError(f"p and q need restart = lazy = 0, got restart = {restart}, lazy = {lazy}")
     u = torch.rand(length, len(starts), generator=generator, device=graph.neighbors.device)
@@ -219,20 +232,45 @@ def weighted_walk(
     home along an edge or by a jump. The arguments are those of `random_walk`.
 
     Raises:
-        ValueError: for a length below 1 or probabilities outside [0, 1).
+        ValueError: as `random_walk`.
     """
-    _check(length, restart, lazy)
+    _check(graph, starts, length, restart, lazy, generator)
     tables = walk_tables(graph) if tables is None else tables
     return Walk(*_in_parts(lambda nodes, u: _weigh(tables, nodes, u, restart, lazy), starts, length, generator))
 
 
-def _check(length: int, restart: float, lazy: float) -> None:
-    if length < 1:
-        raise ValueError(f"walk length must be at least 1 step, got {length}")
-    if not 0 <= restart < 1:
-        raise ValueError(f"restart must be a probability in [0, 1), got {restart}")
-    if not 0 <= lazy < 1 - restart:
-        raise ValueError(f"lazy must be a probability in [0, 1 - restart = {1 - restart:g}), got {lazy}")
+def _check(graph: Graph, starts: Tensor, length: int, restart: float, lazy: float, generator) -> None:
+    require("length", length, "[1, inf)", "a walk takes a step at least", whole=True)
+    _check_rates(restart, lazy)
+    _check_starts(graph, starts)
+    if generator is not None and generator.device.type != graph.weights.device.type:
+        raise ValueError(
+            f"the generator is of {generator.device.type} and the graph of {graph.weights.device.type}: "
+            f"make it by torch.Generator({graph.weights.device.type!r})"
+        )
+
+
+def _check_rates(restart: float, lazy: float) -> None:
+    require("restart", restart, "[0, 1)", "it is a probability per step, and 0 walks on")
+    require("lazy", lazy, "[0, 1)", "it is a probability per step, and 0 walks on")
+    if lazy >= 1 - restart:
+        raise ValueError(f"lazy must be a probability in [0, 1 - restart = {1 - restart:g}), got {lazy}: lower either")
+
+
+def _check_starts(graph: Graph, starts: Tensor) -> None:
+    if starts.ndim != 1 or starts.is_floating_point() or starts.dtype == torch.bool:
+        raise ValueError(f"starts must be whole numbers (S,), got {tuple(starts.shape)} of {starts.dtype}: give nodes")
+    if starts.device.type != graph.weights.device.type:
+        raise ValueError(f"starts are on {starts.device} and the graph on {graph.weights.device}: move either")
+    if _readable(starts) and len(starts) and not ((starts >= 0) & (starts < len(graph))).all():
+        raise ValueError(
+            f"starts {starts.min()}..{starts.max()} exceed the graph's {len(graph)} nodes: give nodes of it"
+        )
+
+
+def _readable(x: Tensor) -> bool:
+    """Whether values can be looked at without waiting for a device, or breaking a compiled graph."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _in_parts(walks, starts: Tensor, length: int, generator: torch.Generator | None) -> tuple[Tensor, ...]:
@@ -301,7 +339,11 @@ def most_confident(weight: Float[Tensor, " P"], fraction: float) -> Float[Tensor
     Args:
         weight: of pairs, each at least 0.
         fraction: in (0, 1]; what is tied with the last kept weight stays, too.
+
+    Raises:
+        ValueError: for a fraction outside (0, 1].
     """
+    require("fraction", fraction, "(0, 1]", "1 keeps every pair")
     if fraction == 1 or not len(weight):
         return weight
     return weight.where(weight >= threshold(weight, fraction), 0)
@@ -337,10 +379,9 @@ def sample_pairs(
         unique: give weight 0 to a pair that an earlier walk of the same anchor has found already.
 
     Raises:
-        ValueError: for a length or a number of walks below 1, or probabilities outside [0, 1).
+        ValueError: for a number of walks below 1, and as `random_walk`.
     """
-    if walks < 1:
-        raise ValueError(f"walks per anchor must be at least 1, got {walks}")
+    require("walks", walks, "[1, inf)", "1 per anchor is the default", whole=True)
     every = torch.arange(len(graph), device=graph.neighbors.device) if anchors is None else anchors
     anchor = every.repeat_interleave(walks)
     paths, weight, _ = weighted_walk(graph, anchor, length, restart, generator, lazy=lazy)

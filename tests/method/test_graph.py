@@ -1,5 +1,6 @@
 """The graph: neighbours of a float64 brute force, every kernel from its formula, isolated nodes, conversions."""
 
+import math
 import subprocess
 import sys
 
@@ -20,6 +21,7 @@ from sagkit.graph import (
     similarity_graph,
     top_k_of_wide_rows,
 )
+from sagkit.walk import random_walk
 
 N, K = 40, 5
 
@@ -155,7 +157,12 @@ def test_half_precision_is_computed_in_float32_even_under_autocast(features):
     ("change", "words"),
     [
         ({"k": 40}, "k = 40 .*nodes = 40: lower k or use a larger batch"),
-        ({"k": 0}, "k = 0"),
+        ({"k": 0}, "k must be at least 1, got 0"),
+        ({"k": True}, "k must be a whole number at least 1, got True"),
+        ({"temperature": math.inf}, "temperature must be greater than 0, got inf"),
+        ({"temperature": math.nan}, "temperature must be greater than 0, got nan"),
+        ({"chunk": 0}, "chunk must be at least 1, got 0"),
+        ({"x": torch.zeros(40, 0)}, r"got shape \(40, 0\)"),
         ({"kernel": "cosin"}, "unknown kernel 'cosin': choose one of cosine, gaussian, shared"),
         ({"temperature": 0.0}, "temperature must be greater than 0, got 0.0"),
         ({"x": torch.full((40, 2), float("nan"))}, r"40 of 40 feature rows are not finite \(first: row 0\)"),
@@ -278,3 +285,35 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 400  # MB; 60 of them are one chunk
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"weights": torch.tensor([[0.5, 0.5], [-0.1, 1.1], [1.0, 0.0]])}, r"at least 0 and finite: row 1 is \[-0.1"),
+        ({"weights": torch.tensor([[0.5, 0.5], [0.5, 0.5], [math.nan, 0.0]])}, "row 2 is"),
+        ({"weights": torch.tensor([[0.5, 0.5], [math.inf, 0.5], [1.0, 0.0]])}, "row 1 is"),
+        ({"neighbors": torch.tensor([[1, 2], [0, 3], [0, 1]])}, r"neighbors 0..3 exceed the graph's 3 nodes"),
+        ({"neighbors": torch.tensor([[1, 2], [0, -1], [0, 1]])}, r"neighbors -1..2 exceed"),
+        ({"similarity": torch.full((3, 2), 1.5)}, r"cosine in \[-1, 1\]: row 0"),
+        ({"similarity": torch.full((3, 2), math.nan)}, r"cosine in \[-1, 1\]: row 0"),
+    ],
+)
+def test_a_graph_that_cannot_be_walked_is_refused(change, words):
+    sound = {"neighbors": torch.tensor([[1, 2], [0, 2], [0, 1]]), "weights": torch.full((3, 2), 0.5)}
+    Graph(**sound)
+    with pytest.raises(ValueError, match=words) as error:
+        Graph(**sound | change)
+    assert "\n" not in str(error.value)
+
+
+def test_the_transition_matrix_is_the_walks_law_where_rows_do_not_sum_to_one_and_where_nothing_leads_away():
+    graph = Graph(torch.tensor([[1, 2], [2, 0], [1, 1]]), torch.tensor([[0.0, 0.0], [3.0, 1.0], [2.0, 6.0]]))
+    law = torch.tensor([[1.0, 0, 0], [0.25, 0, 0.75], [0, 1.0, 0]])
+    torch.testing.assert_close(graph.to_dense(), law)
+    np.testing.assert_allclose(graph.to_scipy().toarray(), law)
+    starts = torch.arange(3).repeat_interleave(4000)
+    ends = random_walk(graph, starts, 1, generator=torch.Generator().manual_seed(0))[:, 1].view(3, -1)
+    for row, expected in zip(ends, law, strict=True):
+        share = torch.bincount(row, minlength=3) / 4000
+        assert (share - expected).abs().max() < 0.03  # 4.4 standard deviations

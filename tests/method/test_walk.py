@@ -338,11 +338,11 @@ def test_the_law_is_the_same_on_the_gpu(graph):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda g: random_walk(g, torch.arange(12), 0), "at least 1 step, got 0"),
+        (lambda g: random_walk(g, torch.arange(12), 0), "length must be at least 1, got 0"),
         (lambda g: random_walk(g, torch.arange(12), 2, restart=1.0), r"in \[0, 1\), got 1.0"),
         (lambda g: sample_pairs(g, 2, walks=0), "at least 1, got 0"),
         (lambda g: random_walk(g, torch.arange(12), 2, restart=0.5, lazy=0.5), r"in \[0, 1 - restart = 0.5\), got 0.5"),
-        (lambda g: random_walk(g, torch.arange(12), 2, q=0.0), r"p = 1.0, q = 0.0"),
+        (lambda g: random_walk(g, torch.arange(12), 2, q=0.0), "q must be greater than 0, got 0.0"),
         (lambda g: random_walk(g, torch.arange(12), 2, restart=0.1, q=2.0), "restart = lazy = 0, got restart = 0.1"),
     ],
 )

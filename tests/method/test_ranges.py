@@ -1,0 +1,143 @@
+"""Every numeric argument of the method has a range: what lies outside is refused in one line, before any work."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from sagkit import require
+from sagkit.graph import similarity_graph
+from sagkit.loss import barlow_twins_loss, sag_vicreg_loss, variance, vicreg_loss
+from sagkit.pairing import DatasetPairing, Queue, WalkPairing
+from sagkit.walk import most_confident, no_pairs, random_walk, sample_pairs, walk_from_uniforms
+
+
+@pytest.mark.parametrize(
+    ("interval", "inside", "outside"),
+    [
+        ("[0, 1)", (0, 0.5, 1 - 1e-16, np.float32(0.5)), (1, -1e-9, 1.0, math.nan, -math.inf)),
+        ("(0, 1]", (1, 1e-9), (0, 1 + 1e-9, math.nan)),
+        ("[1, inf)", (1, 1e300, np.int64(3)), (0.99, math.inf, math.nan)),
+        ("(0, inf)", (1e-300,), (0, -0.0, math.inf)),
+    ],
+)
+def test_an_interval_says_which_ends_belong_to_it(interval, inside, outside):
+    for value in inside:
+        require("x", value, interval, "remedy")
+    for value in outside:
+        with pytest.raises(ValueError, match=r"^x must be .*, got .*: remedy$"):
+            require("x", value, interval, "remedy")
+
+
+@pytest.mark.parametrize("value", [True, np.True_, "3", None, 1j, torch.tensor(3), [3]])
+def test_what_is_no_number_is_refused_and_whole_numbers_are_integers(value):
+    for whole in (False, True):
+        with pytest.raises(ValueError, match=r"must be a (whole )?number at least 1, got"):
+            require("x", value, "[1, inf)", "remedy", whole)
+    require("x", 3.0, "[1, inf)", "remedy")
+    with pytest.raises(ValueError, match=r"whole number at least 1, got 3\.0"):
+        require("x", 3.0, "[1, inf)", "remedy", whole=True)
+
+
+GRAPH = similarity_graph(torch.randn(12, 4, generator=torch.Generator().manual_seed(0)), 3)
+Z = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
+START = torch.arange(12)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: random_walk(GRAPH, START, True), "length must be a whole number"),
+        (lambda: random_walk(GRAPH, START, -1), "length must be at least 1, got -1"),
+        (lambda: random_walk(GRAPH, START, 2, restart=-0.1), r"restart must be in \[0, 1\), got -0.1"),
+        (lambda: random_walk(GRAPH, START, 2, restart=math.nan), "got nan"),
+        (lambda: random_walk(GRAPH, START, 2, lazy=1.0), r"lazy must be in \[0, 1\), got 1.0"),
+        (lambda: random_walk(GRAPH, START, 2, p=-1.0), "p must be greater than 0, got -1.0"),
+        (lambda: random_walk(GRAPH, START, 2, q=math.inf), "q must be greater than 0, got inf"),
+        (lambda: random_walk(GRAPH, torch.tensor([0, 12]), 2), r"starts 0..12 exceed the graph's 12 nodes"),
+        (lambda: random_walk(GRAPH, torch.tensor([-1]), 2), r"starts -1..-1 exceed"),
+        (lambda: sample_pairs(GRAPH, 2, walks=-3), "walks must be at least 1, got -3"),
+        (lambda: sample_pairs(GRAPH, 2, anchors=torch.tensor([99])), "starts 99..99 exceed"),
+        (lambda: walk_from_uniforms(GRAPH, START, torch.full((2, 12), 1.0)), r"lie in \[0, 1\), got 1 to 1"),
+        (lambda: walk_from_uniforms(GRAPH, START, torch.full((2, 12), -0.1)), "got -0.1 to -0.1"),
+        (lambda: walk_from_uniforms(GRAPH, START, torch.full((2, 12), math.nan)), "got nan"),
+        (lambda: walk_from_uniforms(GRAPH, START, torch.rand(2, 12), restart=1.0), "restart must be"),
+        (lambda: most_confident(torch.ones(3), 0.0), r"fraction must be in \(0, 1\], got 0.0"),
+        (lambda: WalkPairing(k=0), "k must be at least 1, got 0"),
+        (lambda: WalkPairing(walks=True), "walks must be a whole number"),
+        (lambda: WalkPairing(temperature=math.inf), "temperature must be greater than 0, got inf"),
+        (lambda: WalkPairing(restart=1.0), "restart must be in"),
+        (lambda: WalkPairing(confident=0.0), "confident must be in"),
+        (lambda: WalkPairing(every=0), "every must be at least 1, got 0"),
+        (lambda: WalkPairing(seed=-1), "seed must be at least 0, got -1"),
+        (lambda: DatasetPairing(temperature=-1.0), "temperature must be greater than 0, got -1.0"),
+        (lambda: DatasetPairing().partners(START, 1.5), r"alpha must be in \[0, 1\], got 1.5"),
+        (lambda: Queue(0), "batches must be at least 1, got 0"),
+        (lambda: sag_vicreg_loss(Z, Z, no_pairs(), math.nan), "alpha must be at least 0, got nan"),
+        (lambda: sag_vicreg_loss(Z, Z, no_pairs(), math.inf), "alpha must be at least 0, got inf"),
+        (lambda: sag_vicreg_loss(Z, Z, None, 0.1), "give pairs, or alpha = 0"),
+        (lambda: vicreg_loss(Z, Z, sim=-1), "sim must be at least 0, got -1"),
+        (lambda: vicreg_loss(Z, Z, var=math.nan), "var must be at least 0, got nan"),
+        (lambda: vicreg_loss(Z, Z, cov=math.inf), "cov must be at least 0, got inf"),
+        (lambda: barlow_twins_loss(Z, Z, redundancy=-1.0), "redundancy must be at least 0, got -1.0"),
+        (lambda: barlow_twins_loss(Z, Z, scale=math.nan), "scale must be at least 0, got nan"),
+        (lambda: variance(Z, eps=-1.0), "eps must be at least 0, got -1.0"),
+        (lambda: variance(Z[:1]), "at least 2 rows, got 1"),
+    ],
+)
+def test_what_lies_out_of_range_is_refused_in_one_line(call, words):
+    with pytest.raises(ValueError, match=words) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+def test_a_generator_of_another_device_is_refused():
+    elsewhere = (
+        torch.Generator("cuda") if torch.cuda.is_available() else type("G", (), {"device": torch.device("cuda")})()
+    )
+    with pytest.raises(ValueError, match="generator is of cuda and the graph of cpu"):
+        random_walk.__wrapped__(GRAPH, START, 2, generator=elsewhere)
+
+
+WITHOUT_CHECKER = """
+import math, torch
+from sagkit.graph import Graph, similarity_graph
+from sagkit.loss import sag_vicreg_loss, vicreg_loss, walk_term
+from sagkit.pairing import WalkPairing
+from sagkit.walk import Pairs, random_walk, sample_pairs, walk_from_uniforms
+
+x, z = torch.randn(12, 4), torch.randn(6, 4)
+nodes, halves = torch.tensor([[1, 2], [0, 2], [0, 1]]), torch.full((3, 2), 0.5)
+g, starts = similarity_graph(x, 3), torch.arange(12)
+one, w = torch.tensor([1]), torch.ones(1)
+for call in (
+    lambda: similarity_graph(x, 2.5), lambda: similarity_graph(x, "3"), lambda: similarity_graph(x[0], 2),
+    lambda: similarity_graph(x, 3, temperature="hot"),
+    lambda: Graph(nodes, halves[:, :1]), lambda: Graph(nodes[0], halves[0]), lambda: Graph(nodes, nodes),
+    lambda: Graph(halves, halves), lambda: Graph(nodes, halves, halves[:2]), lambda: Graph(nodes[:0], halves[:0]),
+    lambda: random_walk(g, starts.float(), 2), lambda: random_walk(g, starts > 3, 2),
+    lambda: random_walk(g, starts[:, None], 2), lambda: random_walk(g, starts, 2.0),
+    lambda: random_walk(g, starts, 2, restart="no"), lambda: sample_pairs(g, 2, walks=1.5),
+    lambda: walk_from_uniforms(g, starts, torch.rand(12)), lambda: walk_from_uniforms(g, starts, torch.rand(2, 11)),
+    lambda: walk_from_uniforms(g, starts, torch.zeros(2, 12, dtype=torch.int64)),
+    lambda: WalkPairing(k=2.0), lambda: WalkPairing(length="2"), lambda: WalkPairing(temperature=None),
+    lambda: sag_vicreg_loss(z, z, None, "0.3"), lambda: sag_vicreg_loss(z, z, None, None),
+    lambda: vicreg_loss(z, z[:5]), lambda: vicreg_loss(z[0], z[0]), lambda: vicreg_loss(z.long(), z.long()),
+    lambda: walk_term(z, z, Pairs(one, one, torch.ones(2))),
+):
+    try:
+        call()
+    except ValueError as error:
+        assert str(error) and "\\n" not in str(error), error
+    else:
+        raise AssertionError(call.__code__)
+"""
+
+
+@pytest.mark.slow  # torch is loaded anew, without the type checker that tests run under
+def test_wrong_types_and_shapes_are_refused_without_a_type_checker_too():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_CHECKER], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
