@@ -17,6 +17,7 @@ import difflib
 import inspect
 import io
 import re
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, suppress
@@ -60,6 +61,7 @@ def main(words: list[str] | None = None) -> None:
         near = difflib.get_close_matches(name, table, n=1) or table
         refuse(prog, f"unknown command {name!r}: did you mean {', '.join(near)}?")
     prog, command = f"{prog} {name}", table[name]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what a batch system sends ends as Ctrl-C does
     try:
         (train if name == "train" else call)(command, prog, words)
     except ModuleNotFoundError as error:
@@ -70,8 +72,8 @@ def main(words: list[str] | None = None) -> None:
         refuse(prog, str(error))
     except (ValueError, OSError) as error:
         raise SystemExit(f"{prog}: {error}") from None
-    except KeyboardInterrupt:
-        print(f"\n{prog}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:  # Ctrl-C, or SIGTERM
+        print(f"\n{prog}: interrupted{f', {stop}' if str(stop) else ''}", file=sys.stderr)
         raise SystemExit(130) from None
 
 
@@ -102,7 +104,7 @@ def train(command: Command, prog: str, words: list[str]) -> None:
     config = parsed(prog, lambda: parse(words))
     run = function_of(command)(config)
     if run.record:  # of several processes, the first has it
-        print(f"record: {run.path}")
+        print(f"record: {run.path}; a table of such records: sagkit report --results {config.results}")
         for name, value in run.record["metrics"].items():
             print(f"  {name:28s} {value:.4f}")
 

@@ -43,6 +43,7 @@ CHANGED = Augmentation(
     solarize=0.2,
 )
 RECOLOURED = replace(CHANGED, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0)
+LEAST_EXAMPLES = 3  # of which two may be more alike than another two
 NO_FLOOR = "no floor: it needs a semantic reference, and features of the data set's own test images other than pixels"
 
 
@@ -66,14 +67,39 @@ def evaluate(
         seed: of the changed view behind the label-free figure.
         resamplings: behind the intervals; 0 leaves them out.
 
-    Unlabelled data has the label-free figure only. Where the training set left classes out, "unseen_..." are the same
-    figures, without probes, of queries of those classes alone, among all classes of the bank.
+    Unlabelled data has the label-free figure only; labelled queries beside an unlabelled bank have those that need no
+    bank, and a single class no order. Where the training set left classes out, "unseen_..." are the same figures,
+    without probes, of queries of those classes alone, among all classes of the bank.
     """
     figures = label_free(encoder, queries.images, seed, bootstrap=resamplings, view=view_of(queries))
     if queries.labels is None:
         return figures
-    features, banked = extract_features(encoder, queries.images), extract_features(encoder, bank.images)
-    return figures | judged(banked, cast(Tensor, bank.labels), features, queries, data, probe, resamplings)
+    features = extract_features(encoder, queries.images)
+    if bank.labels is None:
+        coarse, distances = coarse_of(data, queries.class_names), references(data, queries.class_names)
+        return figures | arrangement(features, queries.labels, distances, coarse, resamplings)
+    banked = extract_features(encoder, bank.images)
+    return figures | judged(banked, bank.labels, features, queries, data, probe, resamplings)
+
+
+def check_sets(bank: Examples, queries: Examples, data: str) -> None:
+    """Refuse sets that `evaluate` could not use, before an encoder is trained for them.
+
+    Raises:
+        ValueError: for anything but two ImageSets or two VectorSets, fewer than three examples, classes of other names
+            in the one than in the other, or names that are no tree.
+    """
+    for name, examples in (("train", bank), ("queries", queries)):
+        if not isinstance(examples, ImageSet | VectorSet):
+            raise ValueError(f"{name} is of type {type(examples).__name__}: give an ImageSet, or a VectorSet")
+        if len(examples) < LEAST_EXAMPLES:
+            raise ValueError(f"{name} has {len(examples)} examples: at least {LEAST_EXAMPLES} are needed to judge by")
+    if bank.labels is not None and queries.labels is not None and bank.class_names != queries.class_names:
+        found = " and ".join(f"{len(s.class_names)} ({', '.join(s.class_names[:3])}, ...)" for s in (bank, queries))
+        raise ValueError(f"train and queries have other classes, {found}: labels of both are positions in one list")
+    if queries.labels is not None:
+        references(data, queries.class_names)
+        coarse_of(data, queries.class_names)
 
 
 def judged(
@@ -138,11 +164,11 @@ def arrangement(
 def local(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, coarse, probe: bool) -> dict[str, float]:
     """kNN and, if asked for, linear-probe accuracy on classes and (with a mapping `coarse`) superclasses."""
     figures = {"knn": knn_accuracy(bank, bank_labels, queries, labels)}
-    if probe:
+    if probe and _differ(bank_labels):
         figures["linear"] = linear_probe(bank, bank_labels, queries, labels)
     if coarse is not None:
         figures["superclass_knn"] = knn_accuracy(bank, coarse[bank_labels], queries, coarse[labels])
-        if probe:
+        if probe and _differ(coarse[bank_labels]):
             figures["superclass_linear"] = linear_probe(bank, coarse[bank_labels], queries, coarse[labels])
     return figures
 
@@ -163,9 +189,12 @@ def structure(
     """Spearman and Kendall by kind against every reference; figures of the primary one carry no suffix.
 
     With resamplings, the primary one's have 95 % intervals over classes ("..._low", "..._high"), and pairs a Mantel p.
-    A further reference in which all classes that occur are equally far apart has no order, and is left out.
+    A further reference in which all classes that occur are equally far apart has no order, and is left out; a single
+    class has none at all.
     """
     figures = {}
+    if not _differ(labels):
+        return figures
     for i, (reference, matrix) in enumerate(distances.items()):
         if i and not _has_order(matrix, labels):
             continue
@@ -217,7 +246,7 @@ def references(data: str, class_names: tuple[str, ...]) -> dict[str, np.ndarray]
     data = family(data)
     if data in ("cifar100", "cifar10"):
         names = ("wordnet", "wordnet-path", "superclass") if data == "cifar100" else ("wordnet", "wordnet-path")
-        return {name: class_distances(data, reference=name) for name in names}
+        return {name: class_distances(data, reference=name, class_names=class_names or None) for name in names}
     if class_names and all("/" in name for name in class_names):
         return {name: class_distances(data, reference=name, class_names=class_names) for name in ("tree", "superclass")}
     return {}
@@ -268,6 +297,10 @@ def with_floor(figures: dict[str, float], scores: Sequence[float], of: str) -> t
     mean, sd = float(np.mean(scores)), float(np.std(scores, ddof=1))
     against = RankCorrelation(figures["spearman_pairs"], 0.0, floor=mean, floor_sd=sd, floor_n=len(scores))
     return figures | {"floor": mean, "floor_sd": sd}, verdict(against, of)
+
+
+def _differ(labels: Tensor) -> bool:
+    return labels.unique().numel() > 1
 
 
 def _has_order(matrix: np.ndarray, labels: Tensor) -> bool:

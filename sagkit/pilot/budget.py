@@ -43,6 +43,7 @@ def settings(n: int, out: Path, source: str, epochs: int = LEAST_EPOCHS, seed: i
         seed=seed,
         probe=False,
         results=str(out / "run"),
+        overwrite=True,  # a folder is looked at anew with every pilot
         runs=str(out / "unfinished"),  # not beside the record: a finished run deletes its checkpoint there
     )
 

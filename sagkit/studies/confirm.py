@@ -22,7 +22,7 @@ from pathlib import Path
 from sagkit.data.load import load_images
 from sagkit.metrics.stats import Summary
 from sagkit.studies.tune import NAMED_TRIALS, RECORDED
-from sagkit.train.config import Config, may_differ
+from sagkit.train.config import Config, differing
 from sagkit.train.record import provenance, run_path, write_record
 from sagkit.train.trainer import fit
 
@@ -45,9 +45,8 @@ def roles(studies: Sequence[dict], score: str = "spearman_pairs") -> dict[str, d
         raise ValueError(f"studies {', '.join(s['study'] for s in studies)}: two of one name, rename one's record")
     first, found, known = studies[0], {}, []
     for study in studies:
-        differing = [k for k, v in first["base"].items() if not may_differ(k, "study") and study["base"].get(k) != v]
-        if differing:
-            raise ValueError(f"{first['study']} and {study['study']} differ in {', '.join(differing)}: not comparable")
+        if found := differing(first["base"], study["base"], "study"):
+            raise ValueError(f"{first['study']} and {study['study']} differ in {', '.join(found)}: not comparable")
         done = {row["slot"]: row for row in study["trials"] if row["state"] == "complete"}
         if any(score not in row for row in done.values()):
             raise ValueError(f"{study['study']} has trials without {score}: labels must be known")
@@ -109,8 +108,8 @@ def _run(config: Config, images: dict) -> dict:
     """The record of one run, made where there is none of this setting."""
     path = run_path(config, config.results)
     if path.exists():
-        run, wanted = json.loads(path.read_text()), config.to_dict()
-        if all(run["config"].get(k) == v for k, v in wanted.items() if not may_differ(k, "study")):
+        run = json.loads(path.read_text())
+        if run["metrics"] and not differing(run["config"], config.to_dict(), "study"):
             return run
     return fit(config, **images, progress=False).record
 

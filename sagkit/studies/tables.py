@@ -20,6 +20,7 @@ from sagkit.show.tables import to_markdown
 from sagkit.studies.cost import costs, extrapolated
 from sagkit.train.config import Config, command_of
 from sagkit.train.record import (
+    command_beside,
     core_seconds,
     groups,
     matching_row,
@@ -139,9 +140,9 @@ def rewrite_metrics(
 
     banks, images = cache(load_bank), cache(load_images)
     for record in records:
-        weights, path = stored_encoder(record), Path(record.pop("path"))
+        weights, command, path = stored_encoder(record), command_beside(record), Path(record.pop("path"))
         if weights is None:
-            print(f"no encoder beside {path}, its metrics stay: `{record['command']}` makes it")
+            print(f"no encoder beside {path}, its metrics stay: `{command}` makes it")
             continue
         if resamplings is not None:
             config = Config.from_dict(record["config"] | {"probe": probe, "resamplings": resamplings})

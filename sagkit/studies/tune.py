@@ -51,7 +51,7 @@ from sagkit.data.load import ImageSet, load_images
 from sagkit.graph import KERNELS
 from sagkit.metrics.evaluate import label_free
 from sagkit.train.build import judged_on
-from sagkit.train.config import SCOPES, WALKING, Config, check, configure, may_differ
+from sagkit.train.config import SCOPES, WALKING, Config, check, configure, differing, may_differ
 from sagkit.train.record import provenance, run_path, write_record
 from sagkit.train.trainer import fit
 
@@ -138,8 +138,11 @@ def open_study(search: Search) -> optuna.Study:
             study.set_user_attr("fixed", fixed)
             study.enqueue_trial(default, user_attrs={"slot": 0})
             study.enqueue_trial(default | {"alpha": 0.0}, user_attrs={"slot": 1})
-        elif differing := [f"{k} {known.get(k)} -> {v}" for k, v in fixed.items() if known.get(k) != v]:
-            raise ValueError(f"{search.work} is a study of another setting ({', '.join(differing)}): name a new one")
+        else:
+            found = differing(known, base.to_dict(), "study")
+            found |= {k: (known[k], fixed[k]) for k in ("sampler", "sampler_seed") if known[k] != fixed[k]}
+            if told := ", ".join(f"{name} {then} -> {now}" for name, (then, now) in found.items()):
+                raise ValueError(f"{search.work} is a study of another setting ({told}): name a new one")
     return study
 
 

@@ -181,9 +181,10 @@ class Config:
     precision: str = _of("host", "auto", "bf16-mixed, 16-mixed, 32-true; auto: what the hardware computes itself")
     threads: int = _of("host", 0, "CPU threads; 0: PyTorch's choice", "[0, inf)")
     data_root: str = _of("host", "", "where CIFAR lies; empty: SAGKIT_DATA")
-    results: str = _of("host", "figures/results", "folder of run records")
+    results: str = _of("host", "runs/results", "folder of run records")
     runs: str = _of("host", "runs", "folder of checkpoints of unfinished runs")
     keep_at: tuple[int, ...] = _of("record", (), "keep the checkpoints after these epochs, as trunks of other runs")
+    overwrite: bool = _of("record", False, "train although a record lies in its place, and replace it")
     trunk: str = _of("record", "", "kept checkpoint of a run that was the same up to there: start from it")
 
     @classmethod

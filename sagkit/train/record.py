@@ -1,15 +1,16 @@
 """What a run leaves on disk: its record, its encoder and, while it is unfinished, its checkpoint.
 
-    figures/results/<profile>/<train_set>/<method>[-<variant>]-seed<N>.json           a finished run's record
-    figures/results/<profile>/<train_set>/<method>[-<variant>]-seed<N>.safetensors    its encoder, beside it
-    runs/<profile>/<train_set>/<method>[-<variant>]-seed<N>.safetensors               an unfinished run's checkpoint
+    runs/results/<profile>/<train_set>/<method>[-<variant>]-seed<N>.json           a finished run's record
+    runs/results/<profile>/<train_set>/<method>[-<variant>]-seed<N>.safetensors    its encoder, beside it
+    runs/<profile>/<train_set>/<method>[-<variant>]-seed<N>.safetensors            an unfinished run's checkpoint
 
-Every published number is read from a record. The encoder beside it is float16, and the record's metrics are those of
+Every published number is read from a record; the records published here lie under figures/results, where a run puts
+its own only if it is told to (`--results`). The encoder beside it is float16, and the record's metrics are those of
 that very file, so that `sagkit report --reevaluate` finds the same numbers.
 
 Encoders and checkpoints are written without pickle, so that reading one can never run code: a nested state of dicts,
 lists, tensors and plain values is flattened to tensors, named by number and path, with everything else as JSON in the
-file's header. A file is complete or absent: it is written beside its place and then renamed. [K]
+file's header. A file is complete or absent, see sagkit.data.files. [K]
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
+from sagkit.data.files import write_atomically, write_text
 from sagkit.data.load import SUBSETS
 from sagkit.model import Encoder, make_encoder
 from sagkit.train.config import Config, differing
@@ -69,6 +71,21 @@ def command_line(command: str) -> str:
 def write_record(path: Path, record: dict) -> None:
     """Write one record, atomically."""
     write_text(path, json.dumps(record, indent=1) + "\n")
+
+
+def read_record(path: str | Path) -> dict:
+    """One record.
+
+    Raises:
+        ValueError: for a file that is none.
+    """
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(record["config"], dict) or not isinstance(record["log"], list):
+            raise KeyError("config")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no run record ({error}): restore it, or move it away") from None
+    return record
 
 
 def read_records(results) -> list[dict]:
@@ -158,6 +175,12 @@ def stored_encoder(record: dict) -> Path | None:
     return path if path.is_file() else None
 
 
+def command_beside(record: dict) -> str:
+    """The command of a record that was read, told to put its encoder beside it."""
+    folder = shlex.quote(str(Path(record["path"]).parents[2]))
+    return record["command"] if "--results" in record["command"] else f"{record['command']} --results {folder}"
+
+
 def stored_encoders(runs: list[dict]) -> dict[int, Path]:
     """Stored encoders of the runs of one row by seed; empty where none is stored.
 
@@ -172,7 +195,7 @@ def stored_encoders(runs: list[dict]) -> dict[int, Path]:
     seeds = ", ".join(str(seed) for seed, path in found.items() if path is None)
     raise ValueError(
         f"no stored encoder of {missing[0]['profile']} / {missing[0]['train_set']} / {row_name(missing[0])}, "
-        f"seed {seeds}: `{missing[0]['command']}` makes the first of them"
+        f"seed {seeds}: `{command_beside(missing[0])}` makes the first of them"
     )
 
 
@@ -220,15 +243,25 @@ def provenance() -> dict:
 
 
 def _commit() -> str:
+    """The commit of the kit's own repository; a copy that lies in another repository's tree has none."""
     if given := os.environ.get("SAGKIT_COMMIT"):  # of a copy of the tree, sent to a machine without its history
         return given
-    here = Path(__file__).resolve().parents[1]
+    here = Path(__file__).resolve()
+    house = here.parents[2]
+    elsewhere = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}  # a hook's GIT_DIR names another
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=house, env=elsewhere, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        changed = subprocess.run(["git", "status", "--porcelain", "."], cwd=here, capture_output=True, text=True)
+        # A tree of its own, in which this very file is tracked: neither site-packages nor a copy inside other work.
+        own = Path(git("rev-parse", "--show-toplevel")).samefile(house) and git("ls-files", str(here))
+        if not own or 'name = "sagkit"' not in (house / "pyproject.toml").read_text():
+            return "not in a git checkout"
+        return git("rev-parse", "HEAD") + ("-modified" if git("status", "--porcelain", "sagkit") else "")
     except (OSError, subprocess.CalledProcessError):
         return "not in a git checkout"
-    return head.stdout.strip() + ("-modified" if changed.stdout.strip() else "")
 
 
 def _version(name: str) -> str:
@@ -258,13 +291,7 @@ def save_state(path: str | Path, state: Any) -> None:
     tensors: dict[str, torch.Tensor] = {}
     skeleton = _strip(state, "", tensors)
 
-    def write(draft: Path) -> None:
-        try:
-            save_file(tensors, draft, metadata={"skeleton": json.dumps(skeleton)})
-        except SafetensorError as error:  # is no OSError, whatever its cause
-            raise OSError(f"{path} cannot be written ({error})") from None
-
-    write_atomically(path, write)
+    write_atomically(path, lambda draft: save_file(tensors, draft, metadata={"skeleton": json.dumps(skeleton)}))
 
 
 def load_state(path: str | Path) -> Any:
@@ -284,23 +311,6 @@ def load_state(path: str | Path) -> Any:
         raise
     except Exception as error:
         raise ValueError(f"{path} is not a complete sagkit checkpoint ({error}): take another") from None
-
-
-def write_atomically(path: str | Path, write) -> None:
-    """Call `write(draft path)` and rename the draft to `path`; a failure leaves the old file and no draft."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(draft)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write a text file atomically."""
-    write_atomically(path, lambda draft: Path(draft).write_text(text, encoding="utf-8"))
 
 
 def _strip(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:

@@ -21,20 +21,24 @@ A branch ends with the same weights as the run trained whole; its record has its
 trunk's. Under schedule wsd a branch may have another seed than its trunk: of what is drawn from there on.
 
 Randomness is a pure function of (seed, what for, step or epoch), so that a resumed run needs no generator state: the
-checkpoint at the end of each epoch holds weights, optimiser and the clock, and the rest follows from the epoch's
-number. Resumed equals uninterrupted to the last bit on the same machine with the same versions, accelerator and number
-of threads; elsewhere sums round differently. [K] all of it.
+checkpoint holds weights, optimiser, the clock and the sums of an epoch that is not over, and the rest follows from the
+step's number. It is written after each epoch, and between two steps by a run that is asked to stop (Ctrl-C, SIGTERM).
+Resumed equals uninterrupted to the last bit on the same machine with the same versions, accelerator and number of
+threads; elsewhere sums round differently, and the run goes on correctly but not to the last bit. [K] all of it.
 """
 
 from __future__ import annotations
 
-import json
 import logging
+import math
+import signal
 import tempfile
+import threading
 import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -42,9 +46,19 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from sagkit.data.files import alone
 from sagkit.data.load import family, load_bank
 from sagkit.data.series import TRIED, Examples, VectorSet
-from sagkit.metrics.evaluate import evaluate, label_free, local, references, structure, view_of
+from sagkit.metrics.evaluate import (
+    LEAST_EXAMPLES,
+    check_sets,
+    evaluate,
+    label_free,
+    local,
+    references,
+    structure,
+    view_of,
+)
 from sagkit.model import Encoder, channels_last, extract_features
 from sagkit.pairing import WalkPairing
 from sagkit.train.build import (
@@ -68,6 +82,7 @@ from sagkit.train.record import (
     load_encoder,
     load_state,
     provenance,
+    read_record,
     run_path,
     save_encoder,
     save_state,
@@ -99,6 +114,10 @@ def fit(
 ) -> Run:
     """Train, evaluate and record one run; continue it if a checkpoint of the same configuration exists.
 
+    A run whose record is there is not trained again: it is read, and judged if it had not been. Ctrl-C and SIGTERM stop
+    a run of one process after the step that it is at, with a checkpoint there; of several, at once, and what was done
+    since the last epoch is done again. A second signal is not waited for.
+
     Args:
         config: the run; see `sagkit.train.config.configure`.
         train: training images, or vectors under their view; loaded by `config.data` when not given.
@@ -107,22 +126,41 @@ def fit(
         after_epoch: called before each epoch's checkpoint; may add to `trainer.log[-1]`, and stops the run by raising.
 
     Raises:
-        ValueError: for impossible settings, a batch larger than the data, or a loss that is not finite.
+        ValueError: for impossible settings, sets that do not go together, a record of other settings or images in the
+            run's place (unless it is to be overwritten), another process at the same run, a loss that is not finite, or
+            an evaluation that failed; the encoder is then kept.
         OSError: where record or checkpoint cannot be written.
+        KeyboardInterrupt: for a run that was stopped; says what is kept.
     """
     check(config)
+    refuse_others(config)
     if config.threads:
         torch.set_num_threads(config.threads)
     train, queries = load_sets(config, train, queries)
+    check_sets(train, queries, config.data)
+    if run := finished(config, train, queries):
+        return run
+    config = replace(config, overwrite=False)  # of this call, and not of the run
     if config.precision == "auto":  # resolved before anything is recorded, so that a run repeats exactly elsewhere
         config = replace(config, precision=native_precision(config.accelerator))
     fabric = make_fabric(config)
     fabric.launch()
     torch.manual_seed(config.seed)
     trainer = Trainer(config, fabric, train)
-    if not resume(trainer) and config.trunk:
-        branch(trainer, config.trunk)
-    bar, told = _bar(config, trainer, progress and fabric.is_global_zero), set()
+    check_encodes(trainer, queries)
+    with ExitStack() as held:
+        for path in (trainer.checkpoint, trainer.path) if fabric.is_global_zero else ():
+            held.enter_context(alone(path.with_suffix(".lock"), f"{path.with_suffix('')} is being trained"))
+        if not resume(trainer) and config.trunk:
+            branch(trainer, config.trunk)
+        with Stop(noted=fabric.world_size == 1) as stop:
+            _train(trainer, _bar(config, trainer, progress and fabric.is_global_zero), stop, after_epoch)
+        return finish(trainer, queries)
+
+
+def _train(trainer: Trainer, bar, stop: Stop, after_epoch: Callable[[Trainer], None] | None) -> None:
+    """The epochs that are left, each with its readout, its checkpoint, and a warning of what looks wrong."""
+    config, fabric, train, told = trainer.config, trainer.fabric, trainer.train, set()
     for epoch in range(trainer.epoch, config.epochs):
         trainer.begin_epoch()
         for step, index in trainer.batches():
@@ -131,6 +169,10 @@ def fit(
             except ValueError as error:
                 raise ValueError(f"{error}; {trainer.keep_step(step, index)}") from None
             bar.update()
+            if stop.asked:
+                trainer.spend()
+                trainer.save()
+                raise KeyboardInterrupt(trainer.kept())
         trainer.end_epoch()
         begin = time.perf_counter()
         if config.readout_every and ((epoch + 1) % config.readout_every == 0 or epoch + 1 == config.epochs):
@@ -146,8 +188,95 @@ def fit(
             if fabric.is_global_zero and diagnosis.name not in told:
                 warnings.warn(f"epoch {epoch + 1}, {tell([diagnosis])}", stacklevel=2)
             told.add(diagnosis.name)
+        if stop.asked and trainer.epoch < config.epochs:
+            raise KeyboardInterrupt(trainer.kept())
     bar.close()
-    return finish(trainer, queries)
+
+
+class Stop:
+    """Ctrl-C and SIGTERM while a run trains: noted, for the run to end between two steps. The second one is raised.
+
+    noted: if not, the first one is raised, too. Outside the main thread, signals are nobody's.
+    """
+
+    def __init__(self, noted: bool = True):
+        self.noted, self.asked, self._before = noted, False, {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *error) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+    def _note(self, number, frame) -> None:
+        if self.asked or not self.noted:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+def check_encodes(trainer: Trainer, queries: Examples) -> None:
+    """Refuse examples that the encoder, which takes views, cannot encode as they are.
+
+    Raises:
+        ValueError: naming their shape.
+    """
+    for name, examples in (("train", trainer.train), ("queries", queries)):
+        try:
+            extract_features(trainer.method.encoder, examples.images[:LEAST_EXAMPLES])
+        except (RuntimeError, AssertionError, ValueError) as error:
+            shape, told = tuple(examples.images.shape[1:]), " ".join(str(error).split())
+            raise ValueError(f"{trainer.config.encoder} cannot encode {name} of shape {shape} ({told})") from None
+
+
+def refuse_others(config: Config) -> None:
+    """Refuse to put a run where the record of another lies.
+
+    Raises:
+        ValueError: for a record of other settings; see `config.may_differ` for those that count.
+    """
+    path = run_path(config, config.results)
+    if config.overwrite or not path.exists():
+        return
+    if found := differing(read_record(path)["config"], config.to_dict(), "stored"):
+        told = ", ".join(f"{name} {then} -> {now}" for name, (then, now) in found.items())
+        raise ValueError(f"{path} is the record of another run ({told}): name this one by --variant, or --overwrite it")
+
+
+def finished(config: Config, train: Examples, queries: Examples) -> Run | None:
+    """The run of this configuration whose record, encoder and kept files lie in their place; None where one is absent.
+
+    One that was not judged, or without the probes or intervals that are asked for now, is judged now.
+
+    Raises:
+        ValueError: for a run that was trained on other images.
+    """
+    run = None if config.overwrite else stored_run(config, config.results)
+    if run is None or not all(path.exists() for path in _kept_files(config, run.path)):
+        return None
+    record, asked = run.record, {"probe": config.probe, "resamplings": config.resamplings}
+    if record.get("fingerprint", now := fingerprint(train)) != now:
+        raise ValueError(
+            f"{run.path} is of a run on other images ({record['fingerprint']}, now {now}): "
+            "name this one by --variant, or --overwrite it"
+        )
+    if record["metrics"] and all(record["config"][name] >= value for name, value in asked.items()):
+        warnings.warn(f"{run.path} is there, and read: nothing is trained (--overwrite trains anew)", stacklevel=3)
+        return run
+    record["metrics"] = judge(run.encoder, config, train, queries)
+    made = Config.from_dict(record["config"] | asked)
+    record |= {"config": made.to_dict(), "command": command_of(made), "evaluated_commit": provenance()["commit"]}
+    write_record(run.path, record)
+    return run
+
+
+def _kept_files(config: Config, path: Path) -> list[Path]:
+    """The encoders and checkpoints that a run is asked to keep beside its record."""
+    checkpoint = run_path(config, config.runs).with_suffix(".safetensors")
+    powers = [2**i for i in range(config.epochs.bit_length())] if config.snapshots else []
+    return [snapshot_path(checkpoint, epoch) for epoch in config.keep_at] + [snapshot_path(path, e) for e in powers]
 
 
 def stored_run(config: Config, results: str | Path) -> Run | None:
@@ -160,7 +289,7 @@ def stored_run(config: Config, results: str | Path) -> Run | None:
     weights = path.with_suffix(".safetensors")
     if not (path.exists() and weights.exists()):
         return None
-    record = json.loads(path.read_text())
+    record = read_record(path)
     if differing(record["config"], config.to_dict(), "stored"):
         return None
     return Run(load_encoder(weights), record, path)
@@ -187,15 +316,18 @@ class Trainer:
         optimizer = make_optimizer(config.optimizer, self.method, config.weight_decay)
         self.module, self.optimizer = fabric.setup(self.method, optimizer)
         self.steps_per_epoch = len(train) // config.batch_size
-        self.epoch, self.log, self.clock, self.sums = 0, [], Clock(), {}
+        self.epoch, self.log, self.clock = 0, [], Clock()
+        self.done, self.sums = 0, {}  # steps of the epoch so far; by term, its sum and the steps that had it
         self.trunk: dict | None = None  # where the run branched off from, see `branch`
-        self._begun = 0.0, 0.0  # processor and wall clock at the epoch's beginning
+        self._begun = 0, 0.0, 0.0  # steps done, processor and wall clock since when nothing is counted yet
 
     def begin_epoch(self) -> None:
-        """Before the steps of an epoch: its clock starts, and the method may look at all images."""
-        self._begun, self.sums = (time.process_time(), time.perf_counter()), {}
-        with self.method.watch("rebuild"):
-            self.method.begin_epoch(self.epoch, self.clean_features)
+        """Before the steps of an epoch, or those that are left of it: its clock starts, and the method may look at all
+        images."""
+        self._begun = self.done, time.process_time(), time.perf_counter()
+        if not self.done:
+            with self.method.watch("rebuild"):
+                self.method.begin_epoch(self.epoch, self.clean_features)
         self.module.train()
 
     def batches(self) -> Iterator[tuple[int, Tensor]]:
@@ -205,7 +337,7 @@ class Trainer:
         """
         size, share = self.config.batch_size, self.config.batch_size // self.fabric.world_size
         order = torch.randperm(len(self.train), generator=stream(self.config.seed, "order", self.epoch))
-        for i in range(self.steps_per_epoch):
+        for i in range(self.done, self.steps_per_epoch):
             first = i * size + self.fabric.global_rank * share
             yield self.epoch * self.steps_per_epoch + i, order[first : first + share]
 
@@ -239,7 +371,10 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             method.after_step(epoch)
         terms = {"loss": loss.total.detach(), **loss.terms}
-        self.sums = {name: self.sums.get(name, 0) + value for name, value in terms.items()}
+        for name, value in terms.items():
+            total, steps = self.sums.get(name, (0, 0))
+            self.sums[name] = total + value, steps + 1
+        self.done += 1
         return terms
 
     def views(self, index: Tensor, partner: Tensor, step: int) -> tuple[list[Tensor], list[Tensor]]:
@@ -262,24 +397,36 @@ class Trainer:
         return stream(self.config.seed, name, step, self.fabric.device if device is None else device)
 
     def end_epoch(self) -> None:
-        """After the steps of an epoch: its means go to the log and its cost to the clock.
+        """After the steps of an epoch: its means go to the log and its cost to the clock. A term that only some steps
+        have, as the walk's where walks begin, has their mean.
 
         Raises:
             ValueError: for weights that are not finite.
         """
-        means = {name: float(total) / self.steps_per_epoch for name, total in self.sums.items()}
+        means = {name: float(total) / steps for name, (total, steps) in self.sums.items()}
         # A finite loss may have had gradients that were not; such weights must not replace the last good checkpoint.
         if not all(bool(torch.isfinite(p).all()) for p in self.method.parameters()):
             raise ValueError(
                 f"the weights after epoch {self.epoch + 1} are not finite: lower lr = {self.config.lr}; "
                 f"the checkpoint of the epoch before is kept at {self.checkpoint}"
             )
-        processor, wall = self._begun
-        spent = self.fabric.all_reduce(torch.tensor(time.process_time() - processor), reduce_op="sum")
-        images = self.steps_per_epoch * self.config.batch_size
-        self.clock.add(float(spent), time.perf_counter() - wall, images, self.method.watch.read())
-        self.epoch += 1
+        self.spend()
+        self.epoch, self.done, self.sums = self.epoch + 1, 0, {}
         self.log.append({"epoch": self.epoch, **means})
+
+    def spend(self) -> None:
+        """Add to the clock what the steps since `begin_epoch` cost."""
+        before, processor, wall = self._begun
+        spent = self.fabric.all_reduce(torch.tensor(time.process_time() - processor), reduce_op="sum")
+        images = (self.done - before) * self.config.batch_size
+        self.clock.add(float(spent), time.perf_counter() - wall, images, self.method.watch.read())
+
+    def kept(self) -> str:
+        """What a run that is stopped leaves, and how to go on."""
+        return (
+            f"{self.done} of {self.steps_per_epoch} steps of epoch {self.epoch + 1} are done and kept at "
+            f"{self.checkpoint}: the same command goes on"
+        )
 
     def clean_features(self) -> torch.Tensor:
         """Features (N, F) of all training images without augmentation, the same on every process."""
@@ -292,6 +439,8 @@ class Trainer:
         return {
             "config": self.config.to_dict(),
             "epoch": self.epoch,
+            "done": self.done,
+            "sums": self.sums,
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),  # the gradient scaler of 16-mixed
@@ -303,10 +452,10 @@ class Trainer:
         }
 
     def save(self) -> None:
-        """Write the checkpoint of the epoch just finished."""
+        """Write the checkpoint of the step just done."""
         if self.fabric.is_global_zero:
             save_state(self.checkpoint, self.state())
-            if self.epoch in self.config.keep_at:
+            if self.epoch in self.config.keep_at and not self.done:
                 save_state(snapshot_path(self.checkpoint, self.epoch), self.state())
         self.fabric.barrier()
 
@@ -345,7 +494,7 @@ def stream(seed: int, purpose: str, index: int = 0, device="cpu") -> torch.Gener
 
 def fingerprint(train: Examples) -> str:
     """Shape and checksum of what is trained on and, of vectors, of what their view makes of the first of them."""
-    told = f"{tuple(train.images.shape)} {zlib.crc32(train.images.numpy()):08x}"
+    told = f"{tuple(train.images.shape)} {zlib.crc32(train.images.cpu().contiguous().numpy()):08x}"
     if isinstance(train, VectorSet):
         seen = train.view(train.values[:TRIED].clone(), torch.Generator().manual_seed(0))
         told += f", view {zlib.crc32(seen.contiguous().numpy()):08x}"
@@ -394,7 +543,7 @@ def branch(trainer: Trainer, path: str) -> None:
         )
     for config in (then, now):
         same_until = min(_pairing_begins(config), config.epochs - config.decay)
-        if state["epoch"] > same_until:
+        if state["epoch"] + bool(state.get("done")) > same_until:
             raise ValueError(
                 f"{path} is of epoch {state['epoch']}, and the pairing or decay begins at epoch {same_until:g}: "
                 "raise walk_start or epochs, or take an earlier trunk"
@@ -439,6 +588,9 @@ def _take(trainer: Trainer, state: dict) -> None:
     trainer.optimizer.load_state_dict(state["optimizer"])
     trainer.fabric.strategy.precision.load_state_dict(state["precision"])
     trainer.epoch, trainer.log, trainer.clock = state["epoch"], state["log"], Clock(**state["clock"])
+    device = trainer.fabric.device
+    trainer.done = state.get("done", 0)
+    trainer.sums = {name: (total.to(device), steps) for name, (total, steps) in state.get("sums", {}).items()}
 
 
 def replay(path, train: Examples) -> dict[str, float]:
@@ -492,18 +644,31 @@ def finish(trainer: Trainer, queries: Examples) -> Run:
         fabric.barrier()  # a process that leaves early would take the evaluating one with it
         return Run(trainer.method.encoder, {}, trainer.path)
     save_encoder(stored, trainer.method.encoder, config.encoder)
-    encoder = load_encoder(stored).to(fabric.device)
-    bank = trainer.train
-    if family(config.data) != config.data:  # part of a data set: labels of all of it may be used to judge
-        bank = load_bank(config.data, config.split, config.data_root or None)
-    begin = time.perf_counter()
-    metrics = evaluate(encoder, bank, queries, config.data, config.probe, config.seed, config.resamplings)
+    encoder, begin = load_encoder(stored).to(fabric.device), time.perf_counter()
+    try:
+        metrics, failed = judge(encoder, config, trainer.train, queries), None
+    except Exception as error:  # whatever it is, what was trained is worth more
+        metrics, failed = {}, error
     trainer.clock.add(0.0, 0.0, 0, {"evaluation": time.perf_counter() - begin})
     record = record_of(trainer, metrics)
     write_record(trainer.path, record)
     trainer.checkpoint.unlink(missing_ok=True)
+    if failed is not None:
+        raise ValueError(
+            f"trained, and kept at {stored}, but not judged ({type(failed).__name__}: {failed}): the same command, or "
+            f"sagkit report --results {config.results} --reevaluate, judges it"
+        ) from failed
     fabric.barrier()
     return Run(encoder, record, trainer.path)
+
+
+def judge(encoder: Encoder, config: Config, train: Examples, queries: Examples) -> dict[str, float]:
+    """Scores of a run's encoder, rounded as a record has them."""
+    bank = train
+    if family(config.data) != config.data:  # part of a data set: labels of all of it may be used to judge
+        bank = load_bank(config.data, config.split, config.data_root or None)
+    metrics = evaluate(encoder, bank, queries, config.data, config.probe, config.seed, config.resamplings)
+    return {name: round(float(value), 5) for name, value in metrics.items() if math.isfinite(value)}
 
 
 def record_of(trainer: Trainer, metrics: dict[str, float]) -> dict:
@@ -525,13 +690,14 @@ def record_of(trainer: Trainer, metrics: dict[str, float]) -> dict:
         "seconds": {name: round(value, 2) for name, value in sorted(clock.parts.items())},
         "peak_memory_mb": peak_memory(),
         "images": len(trainer.train),
+        "fingerprint": trainer.fingerprint,
         "parameters": sum(p.numel() for p in trainer.method.encoder.parameters()),
         "command": command_of(config),
         "config": config.to_dict(),
         **({"trunk": trainer.trunk} if trainer.trunk else {}),
         **trainer.origin,
         "evaluated_commit": provenance()["commit"],
-        "metrics": {name: round(float(value), 5) for name, value in metrics.items()},
+        "metrics": metrics,
         "log": [{k: round(v, 5) for k, v in entry.items()} for entry in trainer.log],
     }
 
