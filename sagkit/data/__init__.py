@@ -11,6 +11,7 @@ _HOME = {  # loaded when first asked for: a command that needs one room does not
     "SeriesView": "sagkit.data.series",
     "TableView": "sagkit.data.series",
     "VectorSet": "sagkit.data.series",
+    "attribution": "sagkit.data.load",
     "load_bank": "sagkit.data.load",
     "load_images": "sagkit.data.load",
     "make_shapes": "sagkit.data.load",

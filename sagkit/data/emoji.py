@@ -1,6 +1,6 @@
 """Emoji as an image set: 1,870 flat drawings in a tree of classes that other people made.
 
-    code points  --ligature of the font-->  glyph  --Pillow, 3 S x 3 S on white, box filter-->  uint8 (3, S, S)
+    code points  --ligature of the font-->  glyph  --Pillow, on white, 96 pixels or more, box filter-->  uint8 (3, S, S)
 
 A class is Unicode's "group/subgroup", 9 and 99 of them ("Food & Drink/food-fruit"): the order of emoji keyboards, made
 for people who look for a picture and tuned by nobody here. Two emoji are 0 apart in one subgroup, 1/2 in one group,
@@ -37,7 +37,7 @@ from sagkit.data.decode import cache_folder
 
 HELD_OUT = 400  # emoji of split "test"
 ATTRIBUTION = "Emoji: OpenMoji (openmoji.org), CC BY-SA 4.0; groups: Unicode"
-FINER = 3  # times the side in pixels that is drawn and then averaged
+DRAWN = 96  # least side in pixels that is drawn, then averaged to the side asked for
 PRIVATE = 0xF0000  # first of 65,534 characters that Unicode leaves to whoever uses them
 SELECTOR = 0xFE0F  # asks for the emoji and not the text form; some of the font's ligatures go without it
 
@@ -80,20 +80,21 @@ def _font() -> Path:
 
 
 def _draw(font: Path, characters: tuple[str, ...], size: int) -> UInt8[Tensor, "N 3 S S"]:
-    canvas = FINER * size
-    stored, advance = _one_character_each(font, characters)  # advance: of a glyph, for a font of size 1
-    drawn = ImageFont.truetype(stored, canvas / advance, layout_engine=ImageFont.Layout.BASIC)
+    finer = -(-DRAWN // size)
+    canvas = finer * size
+    stored, side = _one_character_each(font, characters)
+    drawn = ImageFont.truetype(stored, canvas / side, layout_engine=ImageFont.Layout.BASIC)
     images = np.empty((len(characters), 3, size, size), dtype=np.uint8)
     for i in range(len(characters)):
         picture = Image.new("RGB", (canvas, canvas), "white")
         place = {"xy": (canvas / 2, canvas / 2), "anchor": "mm"}
         ImageDraw.Draw(picture).text(text=chr(PRIVATE + i), font=drawn, embedded_color=True, **place)
-        images[i] = np.asarray(picture.reduce(FINER)).transpose(2, 0, 1)
+        images[i] = np.asarray(picture.reduce(finer)).transpose(2, 0, 1)
     return torch.from_numpy(images)
 
 
 def _one_character_each(font: Path, characters: tuple[str, ...]) -> tuple[io.BytesIO, float]:
-    """The font with the i-th emoji as character PRIVATE + i, and the width of a glyph in units of the font's size."""
+    """The font with the i-th emoji as character PRIVATE + i; the side of a glyph's square, of a font of size 1."""
     from fontTools.ttLib import TTFont
     from fontTools.ttLib.tables._c_m_a_p import CmapSubtable
 
@@ -111,12 +112,11 @@ def _one_character_each(font: Path, characters: tuple[str, ...]) -> tuple[io.Byt
     characters_of.platformID, characters_of.platEncID, characters_of.language = 3, 10, 0
     characters_of.cmap = {PRIVATE + i: glyph for i, glyph in enumerate(glyphs)}
     table["cmap"].tables = [characters_of]
-    advance = max(table["hmtx"][glyph][0] for glyph in glyphs) / table["head"].unitsPerEm
     del table["GSUB"]
     stored = io.BytesIO()
     table.save(stored)
     stored.seek(0)
-    return stored, advance
+    return stored, (table["hhea"].ascent - table["hhea"].descent) / table["head"].unitsPerEm
 
 
 def _keep(target: Path, images: Tensor) -> None:

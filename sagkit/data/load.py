@@ -35,7 +35,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from sagkit.data.decode import cache_folder, decode_images, folder_classes, folder_labels, list_images, usual_size
-from sagkit.data.emoji import HELD_OUT, draw_emoji, emoji_table
+from sagkit.data.emoji import ATTRIBUTION, HELD_OUT, draw_emoji, emoji_table
 from sagkit.data.shapes import SHAPE_CLASSES, draw_shapes
 from sagkit.data.taxonomy import CIFAR100_SUPERCLASSES
 
@@ -243,6 +243,11 @@ def validation_split(
             f"{fraction} of {len(labels)} images leaves no validation image: use more images or a larger fraction"
         )
     return fit.sort().values, val.sort().values
+
+
+def attribution(name: str) -> str:
+    """What stands under pictures of a data set; empty where nobody asks for it."""
+    return ATTRIBUTION if name == "emoji" else ""
 
 
 def family(name: str) -> str:

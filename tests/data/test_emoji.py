@@ -93,16 +93,16 @@ SOME = ("😀", "☺\N{VARIATION SELECTOR-16}", "👨\N{ZERO WIDTH JOINER}🚀",
 @pytest.mark.skipif(not features.check("raqm"), reason="the other route shapes text, which this build of Pillow cannot")
 def test_a_picture_is_that_of_a_shaping_engine():
     """Pillow with raqm draws the sequence itself by the font's ligatures; here each has a character of its own."""
-    font, size = emoji._font(), 24
+    font, size, finer = emoji._font(), 24, 4
     ours = emoji._draw(font, SOME, size)
-    canvas = emoji.FINER * size
+    canvas = finer * size
     table = TTFont(font, lazy=True)
-    advance = table["hmtx"]["u1F600"][0] / table["head"].unitsPerEm
-    shaped = ImageFont.truetype(str(font), canvas / advance, layout_engine=ImageFont.Layout.RAQM)
+    side = table["hmtx"]["u1F600"][0] / table["head"].unitsPerEm  # glyphs are as wide as they are high
+    shaped = ImageFont.truetype(str(font), canvas / side, layout_engine=ImageFont.Layout.RAQM)
     for picture, text in zip(ours, SOME, strict=True):
         image = Image.new("RGB", (canvas, canvas), "white")
         ImageDraw.Draw(image).text((canvas / 2, canvas / 2), text, font=shaped, embedded_color=True, anchor="mm")
-        other = torch.frombuffer(bytearray(image.reduce(emoji.FINER).tobytes()), dtype=torch.uint8)
+        other = torch.frombuffer(bytearray(image.reduce(finer).tobytes()), dtype=torch.uint8)
         assert (picture.permute(1, 2, 0).flatten().int() - other.int()).abs().float().mean() < 1
         assert picture.float().std() > 20  # ink on the white ground
 

@@ -12,7 +12,7 @@ from sagkit.show.plots.boards import batch_graph, batch_walk, inside, loss_terms
 from sagkit.show.plots.charts import comparison, curves, dendrogram, heatmaps, image_grid, intervals, scatter, trial_map
 from sagkit.show.plots.graphs import graph_figure, graph_layout, point_graphs, walk_figure
 from sagkit.show.plots.structure import class_matrices, tie_ceiling, tradeoff, trees, validity_scatter
-from sagkit.show.plots.style import FAINT, INK, MARKERS, PALETTE, STYLE, Picture, save, styled
+from sagkit.show.plots.style import FAINT, INK, MARKERS, PALETTE, STYLE, Picture, credited, save, styled
 from sagkit.show.plots.talk import method_diagram
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "batch_walk",
     "class_matrices",
     "comparison",
+    "credited",
     "curves",
     "dendrogram",
     "graph_figure",

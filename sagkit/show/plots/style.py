@@ -63,6 +63,13 @@ def save(figure: Figure, path: str | Path, suffixes: tuple[str, ...] = (".png", 
         figure.savefig(path.with_suffix(suffix), bbox_inches="tight")
 
 
+def credited(figure: Figure, credit: str) -> Figure:
+    """The figure with a line below it that says whose pictures it shows; as it was, where the line is empty."""
+    if credit:
+        figure.supxlabel(credit, fontsize=7, color=INK, x=0.99, ha="right")
+    return figure
+
+
 def styled(draw):
     """Run a drawing function under the kit's style, whatever the caller's matplotlib settings are."""
 

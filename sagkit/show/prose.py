@@ -1,0 +1,207 @@
+"""Sentences of a notebook that follow from its figures: each says what this run shows, or that it shows the opposite.
+
+A notebook is a report on whatever its parameters ask for, so prose that names a figure is made from the figure. Every
+function takes figures and returns Markdown; what holds for any run stays in the notebook's own text. [K]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+CLEAR = 1.5  # times the best floor from which on a reader sees the difference without an interval [K]
+
+
+def source(runs: Mapping[str, tuple[bool, str]]) -> str:
+    """READ FROM A RECORD or TRAINED NOW, with what: by name of the run, whether it was read, and from or for where."""
+    told = {True: [], False: []}
+    for name, (read, where) in runs.items():
+        told[read].append(f"{name} ({where})")
+    lines = [
+        f"**{title}**: {', '.join(told[read])}."
+        for read, title in ((True, "READ FROM A RECORD"), (False, "TRAINED NOW"))
+        if told[read]
+    ]
+    return "\n\n".join(lines)
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words as a list in a sentence: "a, b and c"."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def purity_by_length(purity: Mapping[int, Mapping[str, float]], chance: Mapping[str, float]) -> str:
+    """Of weighted purity by walk length: how far above chance the shortest walk ends, and what longer ones do."""
+    shortest, longest = min(purity), max(purity)
+    told = []
+    for what, level in chance.items():
+        near, far = purity[shortest][what], purity[longest][what]
+        falls = "falls to" if far < near - 0.005 else "rises to" if far > near + 0.005 else "stays at"
+        told.append(
+            f"{what.capitalize()}: {near:.2f} after {shortest} step{'s' if shortest > 1 else ''}, "
+            f"{near / level:.1f} times chance ({level:.2f}); it {falls} {far:.2f} after {longest}."
+        )
+    return " ".join(told)
+
+
+def tour_verdict(
+    table: Mapping[str, Mapping[str, float]],
+    floors: Sequence[str],
+    trained: Sequence[str],
+    control: str,
+    chance: float,
+) -> str:
+    """What the tour's table shows of its encoders against floors, chance and the control.
+
+    Args:
+        table: by row, with "Spearman" and "group purity".
+        floors: rows that trained nothing.
+        trained: rows of the two methods, the walking one last.
+        control: row of random partners.
+        chance: probability that two images share their group.
+    """
+    best = max(floors, key=lambda name: table[name]["Spearman"])
+    floor = table[best]["Spearman"]
+    values = listed([f"{table[name]['Spearman']:.3f}" for name in trained])
+    lead = [table[name]["Spearman"] / floor for name in trained]
+    how = listed([f"{ratio:.1f}" for ratio in lead])
+    if min(lead) >= CLEAR:
+        first = f"**Training shows.** Spearman of {listed(trained)} is {values}: {how} times the best floor"
+    elif min(lead) > 1:
+        first = f"**Training shows a little.** Spearman of {listed(trained)} is {values}: {how} times the best floor"
+    else:
+        first = (
+            f"**Training does not show.** Spearman of {listed(trained)} is {values}: only {how} times the best floor"
+        )
+    first += f" ({best}, {floor:.3f})."
+    pure = [table[name]["group purity"] for name in trained]
+    second = (
+        f"Of the pairs that walks find, {listed([f'{p:.0%}' for p in pure])} join two images of one group, where "
+        f"chance is {chance:.0%}: {'more' if min(pure) >= 2 * chance else '**not** more'} than twice as many."
+    )
+    walk, other = table[trained[-1]]["Spearman"], table[control]["Spearman"]
+    third = (
+        f"The control, which pairs each image with a random one by the same weights, reaches {other:.3f}; the walks "
+        f"are {abs(walk - other):.3f} {'above' if walk > other else 'below'} it and "
+        f"{abs(walk - table[trained[0]]['Spearman']):.3f} "
+        f"{'above' if walk > table[trained[0]]['Spearman'] else 'below'} {trained[0]}."
+    )
+    return f"{first} {second}\n\n{third}"
+
+
+def map_reading(own: Mapping[str, float], chance: float) -> str:
+    """Of maps by name: the share of an image's ten nearest on the map that are of its own group, last against first."""
+    (first, before), *_, (last, after) = own.items()
+    told = "more" if after > before + 0.01 else "fewer" if after < before - 0.01 else "no more and no fewer"
+    return (
+        f"Of an image's ten nearest on the map, {before:.0%} share its group by {first} and {after:.0%} by {last} "
+        f"(chance {chance:.0%}): {told}."
+    )
+
+
+def moved(before: float, after: float, digits: int = 2, least: float = 0.02) -> str:
+    """How a figure went: "falls from 0.47 to 0.34", "rises from ...", or "stays near 0.34" within a share `least`."""
+    told = f"from {before:.{digits}f} to {after:.{digits}f}"
+    if abs(after - before) <= least * max(abs(before), abs(after)):
+        return f"stays near {after:.{digits}f}"
+    return f"{'rises' if after > before else 'falls'} {told}"
+
+
+def against(value: float, chance: float, digits: int = 2) -> str:
+    """A share beside chance: "0.47, 1.4 times chance (0.33)", or that it is no better."""
+    told = f"{value:.{digits}f}, "
+    ratio = value / chance
+    return (
+        told + (f"{ratio:.1f} times chance" if ratio >= 1.05 else "no better than chance") + f" ({chance:.{digits}f})"
+    )
+
+
+def loss_course(loss: Mapping[int, float], ramp: tuple[float, float] | None) -> str:
+    """Of the loss by epoch: where it went, and its largest rise from one epoch to the next.
+
+    Args:
+        loss: by epoch, in order.
+        ramp: epochs between which the walk term comes in; None for a run without one.
+    """
+    epochs, values = list(loss), list(loss.values())
+    if len(values) < 2:
+        return f"One epoch, with a mean loss of {values[0]:.2f}: nothing to compare it with."
+    whole = moved(values[0], values[-1], least=0.005)
+    verdict = "" if values[-1] < values[0] else " **A loss that does not fall is a run that does not train.**"
+    rises = {epoch: b / a - 1 for epoch, a, b in zip(epochs[1:], values[:-1], values[1:], strict=True) if b > a}
+    if not rises:
+        return f"The loss {whole} over {len(values)} epochs, and falls in every one of them.{verdict}"
+    worst = max(rises, key=rises.__getitem__)
+    told = f"The loss {whole} over {len(values)} epochs. Its largest rise is {rises[worst]:.1%}, in epoch {worst}"
+    if ramp and ramp[0] < worst <= ramp[1] + 1:
+        return f"{told}: there the walk term comes in, which was not part of the sum before.{verdict}"
+    return f"{told}{', where no walk term comes in' if ramp else ''}.{verdict}"
+
+
+def terms_course(terms: Mapping[str, Mapping[int, float]]) -> str:
+    """Of each term by epoch (those of the epochs that have it): from where to where it went."""
+    told = []
+    for name, values in terms.items():
+        if not values:
+            told.append(f"the {name} term never comes in")
+            continue
+        first, last = next(iter(values.items())), list(values.values())[-1]
+        since = f" (from epoch {first[0]} on)" if name == "walk" else ""
+        told.append(f"the {name} term{since} {moved(first[1], last, digits=3)}")
+    text = listed(told)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def readouts_course(loss: Mapping[int, float], readout: Mapping[int, float], what: str) -> str:
+    """Of a readout taken at some epochs, beside the loss of the same epochs: whether they agree."""
+    if len(readout) < 2:
+        return f"This run's log has {len(readout)} readouts of {what}: too few to hold against the loss."
+    first, last = min(readout), max(readout)
+    better, fell = readout[last] > readout[first], loss[last] < loss[first]
+    verdict = {
+        (True, True): "Here both say the same.",
+        (False, True): "**The loss falls and the embedding does not get better.**",
+        (True, False): "The embedding gets better although the loss does not fall.",
+        (False, False): "Neither gets better.",
+    }[better, fell]
+    return (
+        f"Between epochs {first} and {last} the loss {moved(loss[first], loss[last], least=0.005)} and {what} "
+        f"{moved(readout[first], readout[last], digits=3)}. {verdict}"
+    )
+
+
+def groups_reading(own: Mapping[str, float], chance: Mapping[str, float]) -> str:
+    """Of groups by name, best first: the share of near neighbours that are of the own group, the extremes named."""
+    names = list(own)
+    best, worst = names[0], names[-1]
+    above = sum(own[name] > 2 * chance[name] for name in names)
+    return (
+        f"Of an image's ten nearest, the share of its own group is largest for *{best}*: "
+        f"{against(own[best], chance[best])}; and least for *{worst}*: {against(own[worst], chance[worst])}. "
+        f"{above} of {len(names)} groups are above twice chance."
+    )
+
+
+def before_after(
+    spearman: tuple[tuple[float, float, float], tuple[float, float, float]] | None, knn: tuple[float, float]
+) -> str:
+    """What training did to rank correlation, each as (value, low, high), and to kNN accuracy, before and after."""
+    told = []
+    if spearman:
+        (before, _, top), (after, bottom, _) = spearman
+        told.append(f"Rank correlation over image pairs {moved(before, after)}.")
+        if after > before:
+            apart = bottom > top
+            told.append(f"The two intervals {'do not touch' if apart else '**overlap**: this may be chance'}.")
+        else:
+            told.append("**Training did not raise it.**")
+    else:
+        told.append("These classes have no reference distances, hence no rank correlation.")
+    told.append(f"kNN accuracy {moved(100 * knn[0], 100 * knn[1], digits=0)} per cent.")
+    return " ".join(told)
+
+
+def doctor_reading(names: Sequence[str]) -> str:
+    """What the doctor found, by the names of its diagnoses."""
+    if not names:
+        return "Nothing is found. That is the absence of the failures of section 8 and no more."
+    return f"**The doctor finds {listed(list(names))}**; section 8 says what that means."
