@@ -2,7 +2,7 @@
 
 `semantic` correlates distances with a reference (`ranks` and `stats` are its exact statistics and their uncertainty),
 `tree` compares hierarchies, `labelfree` needs no labels, `local` has neighbours, probe and search, `purity` judges
-pairs, `checks` refuses features that are not finite, and `evaluate` is all of it for one encoder.
+pairs, `checks` is the border that all arrays pass, and `evaluate` is all of it for one encoder.
 """
 
 from sagkit import lazily
@@ -10,6 +10,7 @@ from sagkit import lazily
 _HOME = {  # loaded when first asked for: a command that needs one room does not wait for the others
     "Index": "sagkit.metrics.local",
     "class_distances": "sagkit.data.taxonomy",
+    "hierarchy_distances": "sagkit.data.taxonomy",
     "knn_accuracy": "sagkit.metrics.local",
     "label_free": "sagkit.metrics.evaluate",
     "linear_probe": "sagkit.metrics.local",

@@ -41,7 +41,8 @@ from scipy.cluster.hierarchy import cophenet, cut_tree, linkage
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import rankdata
 
-from sagkit.metrics.checks import require_finite
+from sagkit import require
+from sagkit.metrics.checks import feature_array, same_width
 
 SCALES = (5, 10, 20, 50, 100)  # numbers of clusters from superclasses to classes
 
@@ -69,10 +70,12 @@ def structure_score(features_a, features_b, n: int = 2000, bootstrap: int = 0, s
     Raises:
         ValueError: for numbers of rows that differ, fewer than three images or features that are not finite.
     """
-    a, b = np.asarray(features_a, dtype=np.float64), np.asarray(features_b, dtype=np.float64)
-    if a.ndim != 2 or b.ndim != 2 or len(a) != len(b) or len(a) < 3:
+    require("n", n, "[3, inf)", "three images are the fewest that have an order", whole=True)
+    require("bootstrap", bootstrap, "[0, inf)", "0 leaves the interval out", whole=True)
+    require("seed", seed, "[0, inf)", "0 is the default", whole=True)
+    a, b = feature_array(features_a, "features_a"), feature_array(features_b, "features_b")
+    if len(a) != len(b) or len(a) < 3:
         raise ValueError(f"two views must be (N, F) of the same N >= 3 images, got {a.shape} and {b.shape}")
-    require_finite(np.hstack([a, b]))
     generator = np.random.default_rng(seed)
     if len(a) > n:
         chosen = generator.choice(len(a), size=n, replace=False)
@@ -91,11 +94,13 @@ def structure_score(features_a, features_b, n: int = 2000, bootstrap: int = 0, s
 
 def rankme(x: np.ndarray) -> float:
     """Effective rank of features (N, F) that are not centred, as its authors define it; in [1, F], 0 for zeros."""
-    return entropy_rank(np.linalg.svd(x, compute_uv=False))
+    return entropy_rank(np.linalg.svd(feature_array(x), compute_uv=False))
 
 
 def alpha_req(x: np.ndarray, first: int = 100) -> float:
     """Minus the slope of log eigenvalue on log rank over the first eigenvalues of the covariance, of (N, F)."""
+    require("first", first, "[3, inf)", "a slope needs three eigenvalues", whole=True)
+    x = feature_array(x)
     values = np.linalg.eigvalsh(np.atleast_2d(np.cov(x.T)))[::-1][:first]  # of one feature, numpy gives a number
     values = values[values > values[0] * 1e-9] if values[0] > 0 else values[:0]
     if len(values) < 3:
@@ -107,6 +112,8 @@ def silhouette(x: np.ndarray, clusters: int = 20) -> float:
     """Silhouette in [-1, 1] of a Ward cut of features (N, F) by its own distances."""
     from sklearn.metrics import silhouette_score
 
+    x = feature_array(x)
+    require("clusters", clusters, f"[2, {len(x)})", "clusters are fewer than images", whole=True)
     label = _cuts(x, (clusters,))[0]
     if len(np.unique(label)) < 2:
         return 0.0
@@ -120,6 +127,10 @@ def cophenetic(x: np.ndarray) -> float:
 
 def lidar(views: np.ndarray, delta: float = 1e-4) -> float:
     """LiDAR of features (q, N, F) of q >= 2 views of N images; delta regularises the within-image scatter."""
+    require("delta", delta, "(0, inf)", "1e-4 is the default")
+    views = np.stack([feature_array(view, f"view {i}") for i, view in enumerate(views)])
+    if len(views) < 2:
+        raise ValueError(f"LiDAR needs at least 2 views of each image, got {len(views)}: draw more")
     centred = views - views.mean(axis=(0, 1))
     means = centred.mean(axis=0)  # (N, F)
     residual = (centred - means).reshape(-1, views.shape[-1])
@@ -133,12 +144,14 @@ def lidar(views: np.ndarray, delta: float = 1e-4) -> float:
 
 def cross_cophenetic(a: np.ndarray, b: np.ndarray, method: str = "average") -> float:
     """Mean over both directions of Spearman between one's tree heights and the other's distances."""
+    a, b = _views(a, b)
     trees, pairs = [_heights(x, method) for x in (a, b)], [_pairs(x) for x in (a, b)]
     return (spearman(trees[0], pairs[1]) + spearman(trees[1], pairs[0])) / 2
 
 
 def tree_agreement(a: np.ndarray, b: np.ndarray, method: str = "average") -> float:
     """Spearman of the heights at which two images meet in either tree."""
+    a, b = _views(a, b)
     return spearman(_heights(a, method), _heights(b, method))
 
 
@@ -150,9 +163,10 @@ def cluster_agreement(a: np.ndarray, b: np.ndarray, scales: Sequence[int] = SCAL
     """
     from sklearn.metrics import adjusted_rand_score
 
-    scales = [k for k in scales if k < len(a)]
+    a, b = _views(a, b)
+    scales = [k for k in scales if 1 < k < len(a)]
     if not scales:
-        raise ValueError(f"no number of clusters below {len(a)} images: give more images or smaller scales")
+        raise ValueError(f"no number of clusters from 2 to below {len(a)} images: give more images or smaller scales")
     if _collapsed(a) or _collapsed(b):
         return 0.0
     pairs = zip(_cuts(a, scales), _cuts(b, scales), strict=True)
@@ -161,6 +175,9 @@ def cluster_agreement(a: np.ndarray, b: np.ndarray, scales: Sequence[int] = SCAL
 
 def diffusion_agreement(a: np.ndarray, b: np.ndarray, k: int = 20, t: int = 4) -> float:
     """Spearman of diffusion distances after t steps on the symmetrised graphs of k neighbours."""
+    for name, value in (("k", k), ("t", t)):
+        require(name, value, "[1, inf)", "it counts neighbours or steps", whole=True)
+    a, b = _views(a, b)
     if _collapsed(a) or _collapsed(b):
         return 0.0
     return spearman(*(_diffusion_distances(x, k, t) for x in (a, b)))
@@ -168,6 +185,8 @@ def diffusion_agreement(a: np.ndarray, b: np.ndarray, k: int = 20, t: int = 4) -
 
 def shared_rank(a: np.ndarray, b: np.ndarray) -> float:
     """Effective rank of the covariance between the views (F alike), times the share of variance it explains."""
+    a, b = _views(a, b)
+    same_width(a=a, b=b)
     if _collapsed(a) or _collapsed(b):
         return 0.0
     a, b = a - a.mean(axis=0), b - b.mean(axis=0)
@@ -237,6 +256,14 @@ def _resampled(p: np.ndarray, q: np.ndarray, bootstrap: int, generator) -> np.nd
     covariance = mean(p * q) - mean_p * mean_q
     with np.errstate(invalid="ignore", divide="ignore"):  # a resample of few images may hold one pair only
         return covariance / np.sqrt((mean(p * p) - mean_p**2) * (mean(q * q) - mean_q**2))
+
+
+def _views(a, b) -> tuple[np.ndarray, np.ndarray]:
+    """Features of two views, row by row the same images."""
+    a, b = feature_array(a, "view a"), feature_array(b, "view b")
+    if len(a) != len(b):
+        raise ValueError(f"two views must be of the same images, got {len(a)} and {len(b)} rows")
+    return a, b
 
 
 def _collapsed(x: np.ndarray) -> bool:

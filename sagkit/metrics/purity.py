@@ -40,7 +40,14 @@ def pair_purity(pairs: Pairs, labels: Int[Tensor, " N"], coarse: Int[Tensor, " N
         pairs: P pairs of nodes.
         labels: class of each node.
         coarse: superclass of each node.
+
+    Raises:
+        ValueError: for numbers of nodes that differ, or pairs of nodes beyond them.
     """
+    if len(labels) != len(coarse):
+        raise ValueError(f"one class and one superclass a node: got {len(labels)} and {len(coarse)}")
+    if len(pairs.anchor) and max(int(pairs.anchor.max()), int(pairs.positive.max())) >= len(labels):
+        raise ValueError(f"pairs of nodes beyond the {len(labels)} labels: give those of the graph that was walked")
     left = (pairs.anchor != pairs.positive).double()
     weight = pairs.weight.double() * left
     same = [(of[pairs.anchor] == of[pairs.positive]).double() for of in (labels, coarse)]

@@ -34,13 +34,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sagkit.metrics.checks import require_finite
+from sagkit import require
+from sagkit.data.taxonomy import is_hierarchy
+from sagkit.metrics.checks import distance_array, feature_array, label_array, words_of
 from sagkit.metrics.ranks import RankStatistics, attainable, rank_statistics
 from sagkit.metrics.stats import class_bootstrap, mantel, percentile_interval, spearman_brown, two_factor_interval
 
 KINDS = ("pairs", "pairs-all", "confusion", "centroid", "centroid-whitened")
 METRICS = ("centred-cosine", "cosine", "euclidean")
 NEIGHBORS = 20  # figures/METHOD.md section 5
+ENOUGH = 10  # scores of a floor, from which its standard deviation is spoken of [K]
 
 
 class RankCorrelation(NamedTuple):
@@ -79,15 +82,19 @@ def rank_correlation(
     seed: int = 0,
     bootstrap: int = 0,
     permutations: int = 0,
-    floor: Sequence | None = None,
+    floor: Sequence | np.ndarray | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> RankCorrelation:
     """Spearman and Kendall tau-b of embedding distances against semantic distances.
 
     Args:
-        features: (N, F) floats, tensor or array.
-        labels: (N,) class of each row, 0 to C - 1.
-        distances: (C, C) semantic distances, symmetric and finite: of `taxonomy.class_distances` or any of your own,
-            only their order matters. The diagonal counts for "pairs-all" alone and need not be zero.
+        features: (N, F) numbers in anything that holds them (`checks.feature_array`). A row without direction, one of
+            zeros under "cosine" or one at the mean under "centred-cosine", lies at distance 1 from every other.
+        labels: (N,) class of each row, 0 to C - 1, or its class name.
+        distances: (C, C) semantic distances, at least 0, symmetric and finite: of `taxonomy.class_distances` or any of
+            your own, only their order matters. The diagonal counts for "pairs-all" alone and need not be zero. Or a
+            table (pandas) with class names, or a hierarchy of named classes (`taxonomy.hierarchy_distances`): a tree of
+            networkx, a Newick string, a mapping of each class to its path.
         kind: what is compared, see the module's table.
         metric: between images, and between centroids of kind "centroid": "centred-cosine" (about the mean of all
             rows), "cosine" or "euclidean".
@@ -99,14 +106,18 @@ def rank_correlation(
         permutations: relabellings of the reference's classes for p.
         floor: scores (Spearman) of at least 10 random networks of the same architecture, or their features (N, F) of
             the same images, which are scored on the same pairs; for bare arrays, those of `random_floor`.
+        class_names: the C classes in the order of labels and distances; needed where either is named, unless the
+            labels are names and all C occur (their order is then ascending).
 
     Raises:
         ValueError: for shapes that do not fit, labels out of range, values that are not finite, a reference that is not
-            symmetric, unknown names, or fewer than two classes.
+            symmetric, unknown names, fewer than two classes, or counts out of range.
 
     A collapsed embedding (all distances equal) has no order: 0 with a warning, interval (0, 0), p = 1.
     """
-    x, y, reference = check_semantic(features, labels, distances, kind, metric)
+    for name, value, least in (("bootstrap", bootstrap, 0), ("permutations", permutations, 0), ("seed", seed, 0)):
+        require(name, value, f"[{least}, inf)", "0 leaves it out", whole=True)
+    x, y, reference = check_semantic(features, labels, distances, kind, metric, class_names)
     pairs = compared(x, y, kind, metric, n_pairs, seed)
     part, wanted = wanted_codes(reference, pairs)
     exact = statistics(pairs.found, wanted)
@@ -120,7 +131,9 @@ def rank_correlation(
     if permutations:
         result = result._replace(p=mantel(pairs.found, part, pairs.first, pairs.second, permutations, seed))
     if floor is not None:
-        scores = [_floor_score(f, labels, distances, kind, metric, n_pairs, seed) for f in floor]
+        scores = [_floor_score(f, y, reference, kind, metric, n_pairs, seed) for f in floor]
+        if not np.isfinite(scores).all():
+            raise ValueError(f"floor holds scores that are not finite: {scores}")
         spread = float(np.std(scores, ddof=1)) if len(scores) > 1 else None
         result = result._replace(floor=float(np.mean(scores)), floor_sd=spread, floor_n=len(scores))
     return result
@@ -129,16 +142,20 @@ def rank_correlation(
 def verdict(result: RankCorrelation, of: str = "random networks") -> str:
     """One line that sets Spearman against its floor: "above the random floor by 6.1 sd (n = 10 random networks)".
 
+    Of fewer than ten scores a standard deviation says little, and the line gives the distance from their mean alone.
+
     Raises:
         ValueError: for a result without a floor of at least two scores, or a floor without spread.
     """
     if result.floor is None or result.floor_n is None or not result.floor_sd:
         raise ValueError(f"no floor to compare with (n = {result.floor_n}): pass floor= at least two differing scores")
-    gap = (result.spearman - result.floor) / result.floor_sd
-    clear = "" if abs(gap) >= 2 else ", which is not clear of it"
-    few = "" if result.floor_n >= 10 else "; at least 10 are asked for"
-    side = "above" if gap >= 0 else "below"
-    return f"{side} the random floor by {abs(gap):.1f} sd{clear} (n = {result.floor_n} {of}{few})"
+    gap = result.spearman - result.floor
+    side, n = "above" if gap >= 0 else "below", f"(n = {result.floor_n} {of}"
+    if result.floor_n < ENOUGH:
+        few = f"too few for a standard deviation: {ENOUGH} are asked for"
+        return f"{side} the random floor by {abs(gap):.3f} {n}, {few})"
+    clear = "" if abs(gap) >= 2 * result.floor_sd else ", which is not clear of it"
+    return f"{side} the random floor by {abs(gap / result.floor_sd):.1f} sd{clear} {n})"
 
 
 def random_floor(
@@ -159,7 +176,9 @@ def random_floor(
 
     Random networks of the same architecture are the better floor wherever the architecture is known.
     """
-    x = np.asarray(inputs, dtype=np.float64).reshape(len(inputs), -1)
+    require("width", width, "[1, inf)", "that of the features to be judged", whole=True)
+    require("n", n, "[1, inf)", "at least 10 are asked for", whole=True)
+    x = feature_array(inputs.reshape(len(inputs), -1) if hasattr(inputs, "reshape") else inputs, "inputs")
     generator = np.random.default_rng(seed)
     scores = []
     for _ in range(n):
@@ -198,6 +217,7 @@ def paired_difference(
     n_pairs: int = 1_000_000,
     bootstrap: int = 1000,
     seed: int = 0,
+    class_names: Sequence[str] | None = None,
 ) -> Difference:
     """Which of two embeddings of the same images is closer to the semantic order, with intervals over classes.
 
@@ -211,6 +231,7 @@ def paired_difference(
         n_pairs: image pairs at most; both embeddings are judged on the same.
         bootstrap: resamplings of classes, the same for all embeddings.
         seed: of pairs and resamplings.
+        class_names: as in `rank_correlation`.
 
     With one embedding each the interval is the percentile interval over classes and speaks of these two trained
     networks only. With several seeds it is a t-interval from the variance of both factors
@@ -219,14 +240,15 @@ def paired_difference(
     Raises:
         ValueError: for different numbers of seeds, and as `rank_correlation`.
     """
-    many = [list(f) if isinstance(f, (list, tuple)) else [f] for f in (features_a, features_b)]
+    many = [list(f) if isinstance(f, list | tuple) and np.ndim(f[0]) == 2 else [f] for f in (features_a, features_b)]
+    require("bootstrap", bootstrap, "[1, inf)", "1,000 are customary", whole=True)
     if len(many[0]) != len(many[1]) or not many[0]:
         raise ValueError(f"seeds are paired: got {len(many[0])} embeddings of a and {len(many[1])} of b")
     estimates, deviations, classes = [], [], 0
     for of_a, of_b in zip(*many, strict=True):
         sides = []
         for features in (of_a, of_b):
-            x, y, reference = check_semantic(features, labels, distances, kind, metric)
+            x, y, reference = check_semantic(features, labels, distances, kind, metric, class_names)
             pairs = compared(x, y, kind, metric, n_pairs, seed)
             wanted, classes = wanted_codes(reference, pairs)[1], len(pairs.classes)
             off = class_bootstrap(pairs.found, wanted, pairs.first, pairs.second, bootstrap, seed)
@@ -267,7 +289,8 @@ def noise_ceiling(
     Raises:
         ValueError: for a kind of image pairs, or a class with one image.
     """
-    y = np.asarray(labels)
+    y = label_array(labels)
+    require("splits", splits, "[1, inf)", "10 are averaged by default", whole=True)
     if kind not in KINDS[2:]:
         raise ValueError(f"no noise ceiling for kind {kind!r}: split halves need one of {', '.join(KINDS[2:])}")
     classes, counts = np.unique(y, return_counts=True)
@@ -286,26 +309,23 @@ def noise_ceiling(
     return NoiseCeiling(half, spearman_brown(half), spearman_brown(half) ** 0.5)
 
 
-def check_semantic(features, labels, distances, kind: str, metric: str):
+def check_semantic(
+    features, labels, distances, kind: str, metric: str, class_names: Sequence[str] | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features (N, F) in float64, labels (N,) and reference (C, C) as arrays, exactly symmetric, or a ValueError."""
-    x, y, reference = np.asarray(features, dtype=np.float64), np.asarray(labels), np.asarray(distances)
     for name, known, value in (("kind", KINDS, kind), ("metric", METRICS, metric)):
         if value not in known:
             raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(known)}")
-    if x.ndim != 2 or y.shape != (len(x),):
-        raise ValueError(f"features {x.shape} and labels {y.shape} do not fit: need (N, F) and (N,)")
-    if reference.ndim != 2 or reference.shape[0] != reference.shape[1]:
-        raise ValueError(f"distances must be a square (C, C) matrix, got {reference.shape}")
-    if not np.isfinite(reference).all():
-        raise ValueError(f"{np.count_nonzero(~np.isfinite(reference))} of the semantic distances are not finite")
-    apart = np.abs(reference - reference.T).max()
-    if apart > 1e-9 * np.abs(reference).max():
-        raise ValueError(f"distances are not symmetric (by up to {apart:.3g}): average them with their transpose")
-    if apart:  # rounding would break ties
-        reference = np.tril(reference) + np.tril(reference, -1).T
-    if y.min() < 0 or y.max() >= len(reference):
+    x, words = feature_array(features), words_of(labels)
+    reference, names = distance_array(distances, class_names or (words if is_hierarchy(distances) else None))
+    if words and names is None and len(words) != len(reference):
+        raise ValueError(
+            f"{len(words)} class names among the labels and distances of {len(reference)} classes: "
+            "give class_names=, in the order of the distances"
+        )
+    y = label_array(labels, len(x), among=names)
+    if y.max() >= len(reference):
         raise ValueError(f"labels {y.min()}..{y.max()} exceed the {len(reference)} classes of the distances")
-    require_finite(x)
     if len(np.unique(y)) < 2:
         raise ValueError("all labels are one class: an order between classes needs at least two")
     return x, y, reference
@@ -355,20 +375,66 @@ def statistics(found: np.ndarray, wanted: np.ndarray) -> RankStatistics:
 
 
 def image_pairs(labels: np.ndarray, n_pairs: int, seed: int, same_class: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Two index arrays: all unordered pairs of images if there are at most n_pairs, else n_pairs drawn at random."""
-    n = len(labels)
-    if n * (n - 1) // 2 <= n_pairs:
+    """Two index arrays: all unordered pairs of images if there are at most n_pairs, else n_pairs drawn at random.
+
+    Args:
+        labels: (N,) int.
+        n_pairs: how many at most; drawn with replacement, each pair with the same probability.
+        seed: of the drawing.
+        same_class: whether pairs of one class count, too.
+
+    Raises:
+        ValueError: for n_pairs below 1, or labels of which no two make a pair.
+    """
+    require("n_pairs", n_pairs, "[1, inf)", "a million are customary", whole=True)
+    n, (_, counts) = len(labels), np.unique(labels, return_counts=True)
+    everything = n * (n - 1) // 2
+    there_are = everything if same_class else everything - int((counts * (counts - 1) // 2).sum())
+    if not there_are:
+        raise ValueError(f"no two of {n} images make a pair: give images of two classes")
+    if everything <= n_pairs:
         i, j = np.triu_indices(n, k=1)
-    else:
-        generator = np.random.default_rng(seed)
-        # A tenth more than asked for makes up for draws of one image twice, and of one class twice.
-        i, j = generator.integers(n, size=(2, n_pairs + n_pairs // 10 + 1000))
+        keep = slice(None) if same_class else labels[i] != labels[j]
+        return i[keep], j[keep]
+    if there_are <= n_pairs:
+        return _across(labels, counts)
+    generator = np.random.default_rng(seed)
+    # A tenth more than asked for makes up for draws of one image twice, and of one class twice, in most image sets.
+    i, j = generator.integers(n, size=(2, n_pairs + n_pairs // 10 + 1000))
     keep = i != j if same_class else labels[i] != labels[j]
-    return i[keep][:n_pairs], j[keep][:n_pairs]
+    i, j = i[keep][:n_pairs], j[keep][:n_pairs]
+    if len(i) == n_pairs:
+        return i, j
+    further = _drawn_across(labels, counts, n_pairs - len(i), generator)
+    return np.r_[i, further[0]], np.r_[j, further[1]]
 
 
-def class_matrix(x: np.ndarray, y: np.ndarray, kind: str, metric: str = "centred-cosine") -> np.ndarray:
+def _across(labels: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs of images of different classes."""
+    order, ends = np.argsort(labels, kind="stable"), np.cumsum(counts)
+    found = [
+        (np.repeat(order[end - count : end], len(order) - end), np.tile(order[end:], count))
+        for end, count in zip(ends, counts, strict=True)
+    ]
+    i, j = (np.concatenate(side) for side in zip(*found, strict=True))
+    return i, j
+
+
+def _drawn_across(labels: np.ndarray, counts: np.ndarray, n: int, generator) -> tuple[np.ndarray, np.ndarray]:
+    """n pairs of images of different classes, evenly and without a rejection, however rare they are among all pairs:
+    the first image by how many others it may be paired with, the second among these."""
+    order, total = np.argsort(labels, kind="stable"), int(counts.sum())
+    first = generator.choice(len(counts), size=n, p=counts * (total - counts) / (counts * (total - counts)).sum())
+    start = (np.cumsum(counts) - counts)[first]
+    second = generator.integers(total - counts[first])
+    second += counts[first] * (second >= start)  # past the images of the first one's class
+    return order[start + generator.integers(counts[first])], order[second]
+
+
+def class_matrix(x, y, kind: str, metric: str = "centred-cosine") -> np.ndarray:
     """Distances (C, C) of the classes that occur, in ascending order of label, for a kind that is not of images."""
+    x = feature_array(x)
+    y = label_array(y, len(x))
     return {"confusion": _confusion, "centroid": _centroid, "centroid-whitened": _whitened}[kind](
         x, y, np.unique(y), metric
     )

@@ -30,6 +30,7 @@ from scipy.sparse import coo_array, csr_array
 from scipy.stats import sem
 from scipy.stats import t as student
 
+from sagkit import require
 from sagkit.metrics.ranks import level_codes, level_ranks, mid_ranks
 
 BINS = 256
@@ -44,6 +45,7 @@ def class_bootstrap(found, wanted, first, second, n: int = 1000, seed: int = 0, 
 
     Resamplings without two classes or with constant distances are NaN.
     """
+    require("n", n, "[1, inf)", "1,000 resamplings are customary", whole=True)
     table = pair_table(found, wanted, first, second, bins)
     classes = int(max(first.max(), second.max())) + 1
     return replicates(table, draw_classes(classes, n, seed)) - replicates(table, np.ones((1, classes)))
@@ -51,6 +53,7 @@ def class_bootstrap(found, wanted, first, second, n: int = 1000, seed: int = 0, 
 
 def percentile_interval(estimate: float, deviations: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     """Percentile interval of estimate + deviations; NaN are left out, and (NaN, NaN) says that nothing is left."""
+    require("level", level, "(0, 1)", "0.95 is the default")
     kept = deviations[np.isfinite(deviations)]
     if not len(kept):
         return np.nan, np.nan
@@ -71,6 +74,7 @@ def mantel(found, wanted: np.ndarray, first, second, permutations: int = 1000, s
 
     Ranks are those of all n pairs, so the test is of the reported figure itself; sums by pair of classes make it cheap.
     """
+    require("permutations", permutations, "[1, inf)", "1,000 are customary", whole=True)
     classes = len(wanted)
     code = np.unique(wanted, return_inverse=True)[1].reshape(wanted.shape)
     cell = first * classes + second
@@ -123,6 +127,7 @@ def two_factor_variance(estimates: np.ndarray, deviations: np.ndarray, classes: 
 
 def two_factor_interval(estimates, deviations, classes: int, level: float = 0.95) -> tuple[float, float]:
     """t-interval of the mean over seeds from `two_factor_variance`."""
+    require("level", level, "(0, 1)", "0.95 is the default")
     variance, freedom = two_factor_variance(np.asarray(estimates), np.asarray(deviations), classes)
     half = float(student.ppf((1 + level) / 2, freedom) * np.sqrt(variance))
     return float(np.mean(estimates)) - half, float(np.mean(estimates)) + half
@@ -179,6 +184,7 @@ def pair_table(found, wanted, first, second, bins: int = BINS) -> PairTable:
         second: (n,) int, the other class.
         bins: at least 2.
     """
+    require("bins", bins, "[2, inf)", f"{BINS} are the default", whole=True)
     columns = int(max(first.max(), second.max())) + 1
     cell = np.maximum(first, second).astype(np.int64) * columns + np.minimum(first, second)
     used = np.flatnonzero(np.bincount(cell, minlength=columns**2))

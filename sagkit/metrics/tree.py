@@ -20,6 +20,7 @@ import numpy as np
 from scipy.cluster.hierarchy import cophenet, cut_tree, linkage
 from scipy.spatial.distance import squareform
 
+from sagkit.metrics.checks import distance_array, label_array
 from sagkit.metrics.local import knn_predict
 from sagkit.metrics.semantic import check_semantic, class_matrix, statistics
 
@@ -32,8 +33,13 @@ def class_tree(features, labels, metric: str = "centred-cosine", method: str = "
         labels: (N,) classes.
         metric: of centroids: "centred-cosine", "cosine" or "euclidean".
         method: linkage of scipy.
+
+    Raises:
+        ValueError: for what is no features or labels, or fewer than two classes.
     """
-    matrix = class_matrix(np.asarray(features, dtype=np.float64), np.asarray(labels), "centroid", metric)
+    matrix = class_matrix(features, labels, "centroid", metric)
+    if len(matrix) < 2:
+        raise ValueError("a tree joins at least two classes: all labels are one class")
     np.fill_diagonal(matrix, 0)
     return linkage(squareform(np.maximum(matrix, 0), checks=False), method=method)
 
@@ -75,7 +81,7 @@ def hierarchy_figures(
     found = statistics(cophenet(tree), reference[np.ix_(classes, classes)][upper])
     figures = {"cophenetic_spearman": found.spearman, "cophenetic_kendall": found.kendall}
     if superclass is not None:
-        group = np.asarray(superclass)
+        group = label_array(superclass, name="superclasses")
         if group.shape != (len(reference),):
             raise ValueError(f"one superclass a class: {len(reference)} classes and superclasses {group.shape}")
         if len(np.unique(group[classes])) < len(classes):
@@ -98,7 +104,7 @@ def dendrogram_purity(tree: np.ndarray, group) -> float:
 
     Cost: n times the number of groups, since all pairs that meet at a node are counted at once.
     """
-    names, code = np.unique(np.asarray(group), return_inverse=True)
+    names, code = np.unique(label_array(group, name="groups"), return_inverse=True)
     if len(code) != len(tree) + 1:
         raise ValueError(f"one group a leaf: the tree has {len(tree) + 1} leaves, groups {len(code)}")
     counts = np.zeros((2 * len(code) - 1, len(names)))
@@ -124,8 +130,16 @@ def severity(predicted, labels, distances) -> dict[str, float]:
 
     Keys: mistake_severity (mean over wrong predictions, NaN if there are none), mean_distance (over all predictions),
     severity_chance (mean over all wrong answers that could be given: what mistakes without any sense would cost).
+
+    Raises:
+        ValueError: for numbers of labels that differ, or labels that the distances do not have.
     """
-    predicted, labels, distances = map(np.asarray, (predicted, labels, distances))
+    predicted = label_array(predicted, name="predicted")
+    labels, (distances, _) = label_array(labels, len(predicted)), distance_array(distances)
+    if max(predicted.max(initial=0), labels.max(initial=0)) >= len(distances) or not len(labels):
+        raise ValueError(
+            f"{len(labels)} labels and predictions must be among the {len(distances)} classes of the distances"
+        )
     wrong = predicted != labels
     apart = distances[labels, predicted]
     others = distances[labels].sum(axis=1) - distances[labels, labels]

@@ -16,8 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sagkit import require
 from sagkit.graph import similarity_graph
 from sagkit.metrics.local import Index
+
+ROUNDS = 10_000  # of conjugate gradients; a restart of 0.15 takes about 100
 
 
 def knn_anomaly(bank: Float[Tensor, "N F"], queries: Float[Tensor, "Q F"] | None = None, k: int = 5) -> Tensor:
@@ -65,8 +68,7 @@ def walk_anomaly(
     Raises:
         ValueError: for restart outside (0, 1) or k out of range.
     """
-    if not 0 < restart < 1:
-        raise ValueError(f"restart must be a probability in (0, 1), got {restart}")
+    require("restart", restart, "(0, 1)", "it is a probability per step, 0.15 by default")
     nodes = bank if queries is None else torch.cat([bank, queries])
     teleport = np.zeros(len(nodes))
     teleport[: len(bank)] = 1 / len(bank)
@@ -101,8 +103,9 @@ def visit_probability(weights, teleport: np.ndarray, restart: float) -> np.ndarr
         restart: probability per step, in (0, 1).
 
     Raises:
-        ValueError: for a restart so improbable that the solver does not converge.
+        ValueError: for a restart outside (0, 1), or one so improbable that ROUNDS rounds of the solver do not suffice.
     """
+    require("restart", restart, "(0, 1)", "it is a probability per step, 0.15 by default")
     from scipy.sparse import diags_array
     from scipy.sparse.linalg import cg
 
@@ -110,9 +113,9 @@ def visit_probability(weights, teleport: np.ndarray, restart: float) -> np.ndarr
     root = np.sqrt(np.where(degree > 0, degree, 1))
     scale = diags_array(1 / root)
     system = diags_array(np.ones(len(root))) - (1 - restart) * (scale @ weights @ scale)
-    solution, failed = cg(system, teleport / root, rtol=1e-12)
+    solution, failed = cg(system, teleport / root, rtol=1e-12, maxiter=ROUNDS)
     if failed:
-        raise ValueError(f"visits do not converge at restart = {restart}: give a larger probability")
+        raise ValueError(f"visits do not converge within {ROUNDS:,} rounds at restart = {restart}: give a larger one")
     visits = solution * root
     return visits / visits.sum()  # walks that end on a node without edges restart: a factor, the same for all
 

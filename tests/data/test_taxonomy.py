@@ -102,11 +102,40 @@ def test_tree_distances_of_shapes_are_thirds():
     assert (class_distances("shapes", "superclass", SHAPES) == (matrix == 1)).all()
 
 
+OWN = ("sofa", "armchair")
+
+
+def test_some_of_cifars_names_in_any_order_and_spelling_have_cifars_distances():
+    mine = ("Wolf", "maple tree", "pickup-truck", "apple")
+    rows = [CLASSES.index(name) for name in ("wolf", "maple_tree", "pickup_truck", "apple")]
+    for reference in ("wordnet", "wordnet-path", "superclass"):
+        whole = class_distances("cifar100", reference)
+        assert (class_distances("cifar100", reference, mine) == whole[np.ix_(rows, rows)]).all()
+    names, group = superclasses("cifar100", mine)
+    assert [names[g] for g in group] == ["large_carnivores", "trees", "vehicles_1", "fruit_and_vegetables"]
+
+
+@pytest.mark.parametrize("data", ["mine", "cifar100"])
+def test_no_hint_sends_classes_of_ones_own_to_another_data_set(data):
+    for call in (lambda: class_distances(data, "wordnet", OWN), lambda: superclasses(data, OWN)):
+        with pytest.raises(ValueError, match="of your own") as error:
+            call()
+        assert "use cifar" not in str(error.value)
+        assert "did you mean" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
         (lambda: class_distances("cifar100", "wordnett"), "did you mean wordnet"),
         (lambda: class_distances("cifar1000"), "did you mean cifar100"),
+        (lambda: class_distances("cifar100", "wordnet", OWN), r"2 of 2 class names are not among the 100 of cifar100"),
+        (lambda: class_distances("cifar100", "superclass", OWN), "own give a hierarchy"),
+        (lambda: class_distances("cifar10", "wordnet-path", ("cat", "sofa")), r"1 of 2 .* the 10 of cifar10: 'sofa'"),
+        (lambda: superclasses("cifar100", ("apple", "sofa")), r"1 of 2 .*: 'sofa'"),
+        (lambda: superclasses("cifar100", ("round/disc", "round/ring")), "2 of 2 class names"),
+        (lambda: class_distances("cifar100", "wordnet", ("maple tree", "Maple_Tree")), "are one class of cifar100"),
+        (lambda: class_distances("mine", "wordnet", OWN), "own give a hierarchy"),
         (lambda: superclasses("cifar10"), "no superclasses are known for 'cifar10'"),
         (lambda: tree_distances(("a/b", "c")), r"depths \[1, 2\]"),
         (lambda: tree_distances(()), "no tree"),

@@ -67,7 +67,12 @@ def test_the_probe_does_not_care_about_scale_and_shift(digits):
 
 
 @pytest.mark.parametrize(
-    ("bank", "k", "words"), [((0, 3), 5, "0 images"), ((4, 3), 0, "k = 0"), ((4, 5), 2, "width, 5 and 3")]
+    ("bank", "k", "words"),
+    [
+        ((0, 3), 5, r"bank must be \(N, F\) .* got \(0, 3\)"),
+        ((4, 3), 0, "k must be at least 1, got 0"),
+        ((4, 5), 2, "width, bank 5 and queries 3"),
+    ],
 )
 def test_an_impossible_knn_is_refused(bank, k, words):
     with pytest.raises(ValueError, match=words):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import cdist
-from scipy.stats import kendalltau, spearmanr
+from scipy.stats import chi2, kendalltau, spearmanr
 
 from sagkit.data.taxonomy import class_distances
 from sagkit.metrics import stats
@@ -136,6 +136,52 @@ def test_drawn_pairs_estimate_what_all_pairs_give():
     assert (labels[i] != labels[j]).all()
 
 
+@pytest.mark.parametrize(
+    ("sizes", "n_pairs"),
+    [((30, 30), 400), ((2, 58), 100), ((1, 59), 40), ((20, 3, 37), 500), ((1, 1, 58), 100)],
+)
+def test_the_number_of_pairs_asked_for_is_drawn_evenly_whatever_the_sizes_of_classes(sizes, n_pairs):
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    every = {(i, j) for i, j in itertools.combinations(range(60), 2) if labels[i] != labels[j]}
+    drawn, rounds = [], 60
+    for seed in range(rounds):
+        i, j = image_pairs(labels, n_pairs, seed, same_class=False)
+        assert len(i) == len(j) == n_pairs
+        drawn += zip(np.minimum(i, j).tolist(), np.maximum(i, j).tolist(), strict=True)
+    counts = np.array([drawn.count(pair) for pair in every] if len(every) < 200 else np.unique(
+        [i * 60 + j for i, j in drawn], return_counts=True)[1])  # fmt: skip
+    assert set(drawn) <= every
+    expected = rounds * n_pairs / len(every)
+    counts = np.r_[counts, np.zeros(len(every) - len(counts))]
+    assert chi2.sf(((counts - expected) ** 2 / expected).sum(), len(every) - 1) > 1e-4
+
+
+@pytest.mark.parametrize("sizes", [(1, 59), (2, 58), (20, 40)])
+def test_all_pairs_of_different_classes_are_taken_where_no_more_are_asked_for(sizes):
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1], sizes))
+    every = {(i, j) for i, j in itertools.combinations(range(60), 2) if labels[i] != labels[j]}
+    for n_pairs in (len(every), len(every) + 1, 10**6):
+        i, j = image_pairs(labels, n_pairs, 0, same_class=False)
+        assert len(i) == len(every)
+        assert set(zip(np.minimum(i, j).tolist(), np.maximum(i, j).tolist(), strict=True)) == every
+
+
+def test_one_odd_image_among_very_many_costs_no_more_memory_than_its_pairs():
+    labels = np.zeros(300_000, int)
+    labels[7] = 1
+    i, j = image_pairs(labels, 10**6, 0, same_class=False)
+    assert (len(i), set(np.where(i == 7, j, i).tolist())) == (299_999, set(range(300_000)) - {7})
+
+
+@pytest.mark.parametrize(("labels", "n_pairs", "words"), [
+    ([0, 0, 0], 5, "no two of 3 images make a pair"), ([0, 1], 0, "n_pairs must be at least 1, got 0"),
+    ([0, 1], 1.5, "whole number"), ([0, 1], True, "whole number"),
+])  # fmt: skip
+def test_pairs_that_cannot_be_had_are_refused(labels, n_pairs, words):
+    with pytest.raises(ValueError, match=words):
+        image_pairs.__wrapped__(np.array(labels), n_pairs, 0, same_class=False)
+
+
 def test_a_collapsed_embedding_scores_zero_with_a_warning(data):
     _, labels, reference = data
     with pytest.warns(UserWarning, match="reported as 0"):
@@ -150,7 +196,7 @@ def test_a_collapsed_embedding_scores_zero_with_a_warning(data):
         ({"metric": "manhattan"}, "unknown metric 'manhattan'"),
         ({"labels": np.zeros(N, int)}, "one class"),
         ({"labels": np.arange(N)}, r"labels 0..59 exceed the 6 classes"),
-        ({"labels": np.zeros(3, int)}, r"\(60, 7\) and labels \(3,\)"),
+        ({"labels": np.zeros(3, int)}, r"labels must be \(60,\) for 60 rows, got \(3,\)"),
         ({"distances": np.zeros((3, 4))}, r"square .* got \(3, 4\)"),
         ({"distances": np.triu(np.ones((C, C)))}, r"not symmetric \(by up to 1\)"),
         ({"distances": np.where(np.eye(C), np.nan, 1.0)}, "6 of the semantic distances are not finite"),
@@ -258,9 +304,11 @@ def test_a_floor_is_the_scores_of_its_members_and_the_verdict_counts_their_stand
     assert rank_correlation(features, labels, reference, floor=scores) == result
     low = rank_correlation(randoms[0], labels, reference, floor=[result.spearman, result.spearman + 0.1])
     assert verdict(low, of="projections").startswith("below the random floor by")
-    assert verdict(low, of="projections").endswith("(n = 2 projections; at least 10 are asked for)")
-    near = rank_correlation(features, labels, reference, floor=[result.spearman - 0.1, result.spearman])
-    assert "by 0.7 sd, which is not clear of it" in verdict(near)
+    assert verdict(low, of="projections").endswith(
+        "(n = 2 projections, too few for a standard deviation: 10 are asked for)"
+    )
+    near = rank_correlation(features, labels, reference, floor=result.spearman + np.linspace(-0.1, 0.05, 10))
+    assert "by 0.5 sd, which is not clear of it" in verdict(near)
     with pytest.raises(ValueError, match="n = None"):
         verdict(rank_correlation(features, labels, reference))
 

@@ -73,7 +73,7 @@ def test_a_node_without_edges_is_visited_by_restarts_alone():
     p, t = np.array([[0, 1.0, 0], [1.0, 0, 0], [0, 0, 0]]), np.array([0.5, 0.0, 0.5])
     system = np.eye(3) - 0.8 * (p.T + np.outer(t, [0, 0, 1.0]))
     np.testing.assert_allclose(visits, np.linalg.solve(system, 0.2 * t), atol=1e-9)
-    with pytest.raises(ValueError, match="restart must be a probability"):
+    with pytest.raises(ValueError, match=r"restart must be in \(0, 1\), got 1.0"):
         walk_anomaly(torch.randn(9, 3), restart=1.0)
 
 
