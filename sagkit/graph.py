@@ -90,10 +90,10 @@ class Graph:
 
     def to_dense(self) -> Float[Tensor, "N N"]:
         """The transition matrix P; N^2 numbers, for small graphs and tests."""
-        n, (neighbors, shares) = len(self), self._transitions()
+        n, (neighbors, shares) = len(self), self.transitions()
         return shares.new_zeros(n, n).scatter_add_(1, neighbors, shares)
 
-    def _transitions(self) -> tuple[Tensor, Tensor]:
+    def transitions(self) -> tuple[Tensor, Tensor]:
         """Where each slot leads and with which probability, as walks go: rows sum to 1, and a row of zeros stays."""
         total = self.weights.sum(dim=1, keepdim=True)
         stays = total == 0
@@ -105,7 +105,7 @@ class Graph:
         """P as a scipy CSR array."""
         from scipy.sparse import coo_array
 
-        neighbors, shares = self._transitions()
+        neighbors, shares = self.transitions()
         rows, slots = (shares > 0).nonzero(as_tuple=True)
         values, columns = shares[rows, slots].cpu().numpy(), neighbors[rows, slots].cpu().numpy()
         return coo_array((values, (rows.cpu().numpy(), columns)), shape=(len(self), len(self))).tocsr()

@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sagkit import require
-from sagkit.walk import Pairs
+from sagkit.walk import Ends, Pairs
 
 VARIANCE_EPS = 1e-4  # authors' code, inside the square root
 BATCHNORM_EPS = 1e-5  # torch's BatchNorm1d, by which Barlow Twins' authors standardise
@@ -73,18 +73,21 @@ def covariance(z: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
 def walk_term(
     za: Float[Tensor, "B D"],
     zb: Float[Tensor, "B D"],
-    pairs: Pairs,
+    pairs: Pairs | Ends,
     bank: tuple[Float[Tensor, "Q D"], Float[Tensor, "Q D"]] | None = None,
 ) -> Float[Tensor, ""]:
     """Weighted invariance over walk pairs, r of figures/METHOD.md section 3 [K].
 
     r = (1 / P) sum over pairs of w (msd(za_i, zb_j) + msd(zb_i, za_j)) / 2, P the number of pairs and not the sum
     of their weights: a batch of doubtful pairs pulls weakly. No pairs: 0. Pairs (i, i) of weight 1: invariance.
+    All ends of B anchors: r = (1 / B) sum over i, j of W_ij (msd(za_i, zb_j) + msd(zb_i, za_j)) / 2.
     With a bank (stored projections of the two views, without gradient), a positive of B + m is its row m.
 
     Raises:
         ValueError: for parts of pairs that differ in length.
     """
+    if isinstance(pairs, Ends):
+        return _term_of_ends(za, zb, pairs, bank)
     anchor, positive, weight = pairs
     if not anchor.shape == positive.shape == weight.shape:
         told = ", ".join(str(tuple(part.shape)) for part in pairs)
@@ -97,6 +100,35 @@ def walk_term(
     forth = (za[anchor] - to_b[positive]).square().mean(dim=1)  # (P,)
     back = (zb[anchor] - to_a[positive]).square().mean(dim=1)  # (P,)
     return (weight.to(za.dtype) * (forth + back) / 2).mean()
+
+
+def _term_of_ends(za: Tensor, zb: Tensor, ends: Ends, bank: tuple[Tensor, Tensor] | None) -> Tensor:
+    """The walk term through row sums, column sums and products of W with z: no difference of two rows is formed.
+
+    Within the batch W and its transpose weigh the same products, za_i zb_j, so that one multiplication by W + W' does
+    for the value and one for the gradient.
+    """
+    # Differences do not see a common shift, and sums of squares are most accurate around the mean.
+    centre = torch.cat([za, zb]).detach().mean(dim=0)
+    za, zb = za - centre, zb - centre
+    square = (za.square() + zb.square()).sum(dim=1)  # (B,)
+    inside = ends.node < len(za)
+    within = ends._replace(node=ends.node.where(inside, 0), weight=ends.weight.where(inside, 0)).to_dense(len(za))
+    both = (within + within.T).to(za.dtype)  # (B, B)
+    total = both.sum(dim=1) @ square - 2 * (za * (both @ zb)).sum()
+    if bank is not None:
+        bank_a, bank_b = (stored - centre for stored in bank)
+        node, weight = (ends.node - len(za)).where(~inside, 0), ends.weight.where(~inside, 0).to(za.dtype)
+        column = za.new_zeros(len(bank_a)).index_add_(0, node.flatten(), weight.flatten()) - ends.null.sum()
+        row = weight.sum(dim=1) - len(bank_a) * ends.null
+        to_a, to_b = (
+            F.embedding_bag(node, stored, mode="sum", per_sample_weights=weight)
+            - ends.null[:, None] * stored.sum(dim=0)
+            for stored in (bank_a, bank_b)
+        )
+        total = total + row @ square + column @ (bank_a.square() + bank_b.square()).sum(dim=1)
+        total = total - 2 * (za * to_b + zb * to_a).sum()
+    return total / (2 * za.numel())
 
 
 def vicreg_loss(
@@ -120,7 +152,7 @@ def vicreg_loss(
 def sag_vicreg_loss(
     za: Float[Tensor, "B D"],
     zb: Float[Tensor, "B D"],
-    pairs: Pairs | None,
+    pairs: Pairs | Ends | None,
     alpha: float,
     keep: bool = True,
     sim: float = 25,
@@ -133,7 +165,8 @@ def sag_vicreg_loss(
     Args:
         za: projections of view a.
         zb: projections of view b, row by row the same images.
-        pairs: walk pairs among the rows; see `walk.sample_pairs`. None where alpha is 0.
+        pairs: walk pairs among the rows, or all ends of walks (`walk.sample_pairs`, `walk.expected_ends`); None where
+            alpha is 0.
         alpha: strength of the walk term, at least 0 (at most 1 under `mix`). 0 is VICReg bit for bit.
         keep: keep the augmentation term whole (default), or mix it as (1 - alpha) s + alpha r.
         sim: weight of the invariance term.
@@ -166,7 +199,7 @@ def _weighted_sum(za, zb, pairs, *, sim, var, cov, own, walked, bank=None) -> Lo
 def barlow_twins_loss(
     za: Float[Tensor, "B D"],
     zb: Float[Tensor, "B D"],
-    pairs: Pairs | None = None,
+    pairs: Pairs | Ends | None = None,
     alpha: float = 0.0,
     keep: bool = True,
     scale: float = 0.1,
@@ -181,7 +214,8 @@ def barlow_twins_loss(
     Args:
         za: projections of view a.
         zb: projections of view b, row by row the same images.
-        pairs: walk pairs among the rows; see `walk.sample_pairs`. None where alpha is 0.
+        pairs: walk pairs among the rows, or all ends of walks (`walk.sample_pairs`, `walk.expected_ends`); None where
+            alpha is 0.
         alpha: strength of the walk term, at least 0 (at most 1 under `mix`). 0 is Barlow Twins bit for bit.
         keep: keep the invariance term whole (default), or mix it as (1 - alpha) own + alpha walked.
         scale: of the whole; 0.1 in solo-learn's recipe for CIFAR.
@@ -215,7 +249,7 @@ def _standardise(z: Tensor, stored: Tensor | None) -> tuple[Tensor, Tensor | Non
     return (z - mean) * scale, None if stored is None else (stored - mean) * scale
 
 
-def _check_alpha(alpha: float, keep: bool, pairs: Pairs | None) -> None:
+def _check_alpha(alpha: float, keep: bool, pairs: Pairs | Ends | None) -> None:
     require("alpha", alpha, "[0, inf)" if keep else "[0, 1]", "0 leaves the walk term out")
     if alpha > 0 and pairs is None:
         raise ValueError(f"alpha = {alpha} weighs pairs, and there are none: give pairs, or alpha = 0")

@@ -3,13 +3,14 @@
     pairing = WalkPairing(k=10, length=2)                                       nodes: the images of the batch
     loss = 25 * (s + alpha * walk_term(za, zb, pairing(ha, hb))) + variance + covariance
 
+    pairing = WalkPairing(k=10, length=2, expected=True, null=1)                all ends of all walks, less their mean
     pairing(ha, hb, bank=queue features)                                        and those of the last batches: `Queue`
     partner = DatasetPairing(...).partners(index, alpha)                        nodes: all training images
 
 Source: [S] an overlay on an existing VICReg loop, with the graph inside each batch; [K] the two views' features are
 averaged and detached; randomness is a pure function of (seed, step), so that a resumed run draws the same walks with no
-generator to store; the two wider scopes, `Queue` and `DatasetPairing`, are this kit's extensions. `Pairing` says what a
-training loop may ask of any of them.
+generator to store; the expectation over walks, its null model and the two wider scopes, `Queue` and `DatasetPairing`,
+are this kit's extensions. `Pairing` says what a training loop may ask of any of them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,19 @@ from torch import Tensor, nn
 
 from sagkit import require
 from sagkit.graph import Graph, check_kernel, similarity_graph
-from sagkit.walk import Pairs, Tables, most_confident, no_pairs, sample_pairs, threshold, walk_tables, weighted_walk
+from sagkit.walk import (
+    Ends,
+    Pairs,
+    Tables,
+    ends_of,
+    expected_ends,
+    most_confident,
+    no_pairs,
+    sample_pairs,
+    threshold,
+    walk_tables,
+    weighted_walk,
+)
 
 
 def check_settings(
@@ -70,7 +83,7 @@ class Pairing(nn.Module):
         index: Int[Tensor, " B"] | None = None,
         bank: Float[Tensor, "Q F"] | None = None,
         watch: Callable = untimed,
-    ) -> Pairs | None:
+    ) -> Pairs | Ends | None:
         """Further positive pairs of the B images; None: the loss is that of their two views alone.
 
         Args:
@@ -98,6 +111,11 @@ class WalkPairing(Pairing):
         restart: probability per step of jumping back to the anchor, in [0, 1).
         unique: a pair that an earlier walk of the same anchor has found has weight 0.
         confident: fraction of a batch's pairs, those of largest weight, that keep it; the rest weighs 0.
+        expected: give all ends of all walks with their exact weights, in place of a sample: `Ends`, not `Pairs`.
+        null: share of each anchor's weight that is spread evenly over all nodes and taken off, in [0, 1]; with 1, an
+            anchor is pulled towards where its walks end no more than it is pushed from everybody. Gives `Ends`.
+        weight: scale the weights of each anchor to this total, greater than 0 (anchors without pairs leave theirs to
+            the others); None: as found. Gives `Ends`.
 
     The module has no parameters. Its state dict holds the number of calls so far and belongs in the checkpoint.
     """
@@ -115,15 +133,26 @@ class WalkPairing(Pairing):
         restart: float = 0.0,
         unique: bool = False,
         confident: float = 1.0,
+        expected: bool = False,
+        null: float = 0.0,
+        weight: float | None = None,
     ):
         super().__init__()
         check_settings(k, length, walks, temperature, kernel, restart, confident)
         require("every", every, "[1, inf)", "1 walks at each step", whole=True)
         require("seed", seed, "[0, inf)", "0 is the default", whole=True)
+        require("null", null, "[0, 1]", "1 takes off all that an even share would weigh")
+        if weight is not None:
+            require("weight", weight, "(0, inf)", "None leaves what is found")
+        if expected and (walks > 1 or unique):
+            raise ValueError(
+                f"expected has all walks at once, got walks = {walks}, unique = {unique}: leave 1 and False"
+            )
         self.k, self.length, self.walks = k, length, walks
         self.temperature, self.kernel, self.mutual = temperature, kernel, mutual
         self.every, self.seed, self.restart = every, seed, restart
         self.unique, self.confident = unique, confident
+        self.expected, self.null, self.weight = expected, null, weight
         self.step = 0  # calls so far
 
     @torch.no_grad()
@@ -134,7 +163,7 @@ class WalkPairing(Pairing):
         index: Int[Tensor, " B"] | None = None,
         bank: Float[Tensor, "Q F"] | None = None,
         watch: Callable = untimed,
-    ) -> Pairs:
+    ) -> Pairs | Ends:
         """Pairs of the B images from the two views' features; no gradient flows into the choice.
 
         Args:
@@ -150,15 +179,34 @@ class WalkPairing(Pairing):
         step, self.step = self.step, self.step + 1
         if step % self.every:
             return no_pairs(ha.device)
+        found = self.choose(ha, hb, index, bank, watch)
+        if self.weight is None and not self.null:
+            return found
+        ends = found if isinstance(found, Ends) else ends_of(found, len(ha))
+        if self.weight is not None:
+            ends = ends.scaled(self.weight)
+        return ends.against_null(self.null, len(ha) if bank is None else len(ha) + len(bank))
+
+    def choose(
+        self, ha: Tensor, hb: Tensor, index: Tensor | None, bank: Tensor | None, watch: Callable
+    ) -> Pairs | Ends:
+        """The pairs before they are scaled; the arguments are those of `forward`."""
         nodes = (ha.float() + hb.float()) / 2  # a sum in half precision may overflow
-        anchors = torch.arange(len(nodes), device=nodes.device)
         if bank is not None:
             nodes = torch.cat([nodes, bank.float()])
         with watch("graph"):
             graph = self.graph_of(nodes)
-        generator = torch.Generator(ha.device).manual_seed(self.seed * 1_000_003 + step)
+        return self.walked(graph, len(ha))
+
+    def walked(self, graph: Graph, anchors: int) -> Pairs | Ends:
+        """Where walks end that start on so many first nodes of the graph."""
+        if self.expected:
+            return expected_ends(graph, self.length, anchors=anchors, restart=self.restart, confident=self.confident)
+        device = graph.neighbors.device
+        generator = torch.Generator(device).manual_seed(self.seed * 1_000_003 + self.step - 1)
+        starts = torch.arange(anchors, device=device)
         pairs = sample_pairs(
-            graph, self.length, self.walks, generator, anchors=anchors, restart=self.restart, unique=self.unique
+            graph, self.length, self.walks, generator, anchors=starts, restart=self.restart, unique=self.unique
         )
         return pairs._replace(weight=most_confident(pairs.weight, self.confident))
 
@@ -175,7 +223,8 @@ class WalkPairing(Pairing):
         self.step = int(state)
 
     def extra_repr(self) -> str:
-        return f"k={self.k}, length={self.length}, walks={self.walks}, kernel={self.kernel!r}, mutual={self.mutual}"
+        told = f"k={self.k}, length={self.length}, walks={self.walks}, kernel={self.kernel!r}, mutual={self.mutual}"
+        return told + f", expected={self.expected}, null={self.null}, weight={self.weight}"
 
 
 class Queue(nn.Module):
@@ -191,18 +240,30 @@ class Queue(nn.Module):
     def __init__(self, batches: int):
         super().__init__()
         require("batches", batches, "[1, inf)", "a queue holds a batch at least", whole=True)
-        self.stored: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=batches)
+        self.stored: deque[tuple[Tensor, ...]] = deque(maxlen=batches)
 
-    def push(self, h: Float[Tensor, "B F"], za: Float[Tensor, "B D"], zb: Float[Tensor, "B D"]) -> None:
-        """Store one batch, dropping the oldest of more than M."""
-        self.stored.append((h.detach(), za.detach(), zb.detach()))
+    def push(
+        self,
+        h: Float[Tensor, "B F"],
+        za: Float[Tensor, "B D"],
+        zb: Float[Tensor, "B D"],
+        index: Int[Tensor, " B"] | None = None,
+    ) -> None:
+        """Store one batch, dropping the oldest of more than M; without their rows, images count as row -1."""
+        if index is None:
+            index = torch.full((len(h),), -1, device=h.device)
+        self.stored.append((h.detach(), za.detach(), zb.detach(), index))
 
     def read(self, device) -> tuple[Float[Tensor, "Q F"], Float[Tensor, "Q D"], Float[Tensor, "Q D"]] | None:
         """Features and the two views' projections of all stored images, oldest first; None while empty."""
         if not self.stored:
             return None
-        h, za, zb = (torch.cat([part.to(device) for part in parts]) for parts in zip(*self.stored, strict=True))
+        h, za, zb = (torch.cat([batch[part].to(device) for batch in self.stored]) for part in range(3))
         return h, za, zb
+
+    def rows(self, device) -> Int[Tensor, " Q"]:
+        """Of the training set, of all stored images; none while empty."""
+        return torch.cat([torch.empty(0, dtype=torch.int64, device=device), *(b[3].to(device) for b in self.stored)])
 
     def get_extra_state(self) -> list:
         return [list(batch) for batch in self.stored]

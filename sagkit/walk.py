@@ -1,15 +1,16 @@
 """Weighted random walks on a graph, and the positive pairs they choose.
 
     Pr(next = neighbors[i, s] | at i) = weights[i, s];   Pr(end = j | start = i) = (P^L)_ij
+    W_ij = E[weight of a walk from i, if it ends on j] = (C^L)_ij,  C_ij = P_ij max(0, similarity_ij),  W_ii = 0
 
 Sources: [S] weighted random walks on the batch's similarity graph choose further positive pairs; [R] node2vec's
 return and in-out parameters (Grover and Leskovec 2016); [K] inverse-CDF sampling from given uniforms, the pair's weight
 (product of max(0, similarity) along the path), and that a walk which ends at home is a pair of weight 0.
 
 `walk_from_uniforms` is pure tensor arithmetic, so it compiles, runs where its inputs live and never waits for the
-host; `random_walk` draws the uniforms from a generator, `weighted_walk` multiplies similarities as it goes, and
-`sample_pairs` turns walks into pairs. A step finds its slot by
-bisection of the row's cumulative weights: log2 K rounds of gather, compare and add over all walks at once, with
+host; `random_walk` draws the uniforms from a generator, `weighted_walk` multiplies similarities as it goes,
+`sample_pairs` turns walks into pairs, and `expected_ends` has all of an anchor's walks at once. A step finds its slot
+by bisection of the row's cumulative weights: log2 K rounds of gather, compare and add over all walks at once, with
 positions instead of (row, slot) and 32-bit numbers while they fit.
 """
 
@@ -34,6 +35,42 @@ class Pairs(NamedTuple):
     anchor: Int[Tensor, " P"]
     positive: Int[Tensor, " P"]
     weight: Float[Tensor, " P"]
+
+
+class Ends(NamedTuple):
+    """All partners of A anchors, the first A nodes in order: node[i, s] is pulled towards anchor i by weight[i, s].
+
+    W_ij = sum over the slots s of i with node[i, s] = j of weight[i, s], less null[i]: a weight that every node, itself
+    included, has taken off. With null[i] = w_i / N, w_i the total of row i, W is the walk against its null model, in
+    which the anchor's weight is spread evenly [K].
+    """
+
+    node: Int[Tensor, "A S"]
+    weight: Float[Tensor, "A S"]
+    null: Float[Tensor, " A"]
+
+    def to_dense(self, n: int) -> Float[Tensor, "A N"]:
+        """W over n nodes."""
+        filled = self.weight.new_zeros(len(self.weight), n).scatter_add_(1, self.node, self.weight)
+        return filled - self.null[:, None]
+
+    def scaled(self, total: float) -> Ends:
+        """Weights with this total per anchor; the share of anchors without any goes to the others, evenly."""
+        row = self.weight.sum(dim=1)
+        some = row > 0
+        each = total * len(row) / some.sum().clamp(min=1).to(row)
+        factor = torch.where(some, each / row.masked_fill(~some, 1), 0)
+        return self._replace(weight=self.weight * factor[:, None], null=self.null * factor)
+
+    def against_null(self, share: float, n: int) -> Ends:
+        """With `share` of each anchor's weight, spread evenly over n nodes, taken off."""
+        return self._replace(null=share * self.weight.sum(dim=1) / n)
+
+
+def ends_of(pairs: Pairs, anchors: int) -> Ends:
+    """Pairs with as many of each anchor as of any other, anchor by anchor, as `Ends`: the same walk term."""
+    node, weight = (part.view(anchors, -1) for part in (pairs.positive, pairs.weight))
+    return Ends(node, weight / node.shape[1], weight.new_zeros(anchors))
 
 
 def no_pairs(device=None) -> Pairs:
@@ -391,3 +428,78 @@ def sample_pairs(
         again = (ends[:, :, None] == ends[:, None, :]).tril(diagonal=-1).any(dim=2)  # (A, W)
         weight = weight.masked_fill(again.flatten(), 0)
     return Pairs(anchor, positive, weight)
+
+
+@torch.no_grad()
+def expected_ends(
+    graph: Graph, length: int, *, anchors: int | None = None, restart: float = 0.0, confident: float = 1.0
+) -> Ends:
+    """Where walks end, with what weight on average: the expectation over all walks of what `sample_pairs` draws [K].
+
+    A walk since its last restart, at a step drawn from (1 - restart)^s restart, is a plain one of the steps left. While
+    the paths of an anchor are fewer than the nodes they are listed one by one, each a slot; else each node is one.
+
+    Args:
+        graph: the graph to walk on.
+        length: number of steps L, at least 1.
+        anchors: walks start on so many first nodes; all by default.
+        restart: probability per step of jumping back to the anchor, in [0, 1).
+        confident: fraction of all walks, those of largest weight, that keep it; what is tied with the last stays, too.
+            Where nodes are slots, walks to one node count with their mean weight.
+
+    Raises:
+        ValueError: for a length below 1, anchors the graph has not, a restart outside [0, 1) or a fraction outside
+            (0, 1].
+    """
+    n = len(graph)
+    anchors = n if anchors is None else anchors
+    require("length", length, "[1, inf)", "a walk takes a step at least", whole=True)
+    require("anchors", anchors, f"[1, {n}]", "they are the first nodes of the graph", whole=True)
+    require("restart", restart, "[0, 1)", "it is a probability per step, and 0 walks on")
+    require("confident", confident, "(0, 1]", "1 keeps every walk")
+    own = torch.arange(n, device=graph.neighbors.device)[:, None]
+    ahead, likely = graph.transitions()
+    confidence = torch.ones_like(likely) if graph.similarity is None else graph.similarity.clamp(min=0)
+    sure = likely * confidence.masked_fill(graph.weights.sum(dim=1, keepdim=True) == 0, 1)
+    walks = Walks(own[:anchors], torch.ones_like(likely[:anchors, :1]), torch.ones_like(likely[:anchors, :1]))
+    ended = []
+    for step in range(1, length + 1):
+        node, chance, weight = walks
+        walks = Walks(
+            ahead[node].flatten(1),
+            (chance[:, :, None] * likely[node]).flatten(1),
+            (weight[:, :, None] * sure[node]).flatten(1),
+        ).merged(own.T)
+        odds = (1 - restart) ** step * (restart if step < length else 1.0)
+        if odds:
+            ended.append((walks.node, walks.chance * odds, walks.weight * odds))
+    node, chance, weight = (torch.cat(parts, dim=1) for parts in zip(*ended, strict=True))
+    weight = weight.masked_fill(node == own[:anchors], 0)
+    if confident < 1:
+        weight = weight.where(_among_surest(weight, chance, confident), 0)
+    return Ends(node, weight, weight.new_zeros(anchors))
+
+
+class Walks(NamedTuple):
+    """Walks under way: of each anchor's slot, where they are, how likely, and that times their confidence so far."""
+
+    node: Int[Tensor, "A S"]
+    chance: Float[Tensor, "A S"]
+    weight: Float[Tensor, "A S"]
+
+    def merged(self, nodes: Int[Tensor, "1 N"]) -> Walks:
+        """The same with one slot a node, where that makes fewer."""
+        if self.node.shape[1] <= nodes.shape[1]:
+            return self
+        shape = len(self.node), nodes.shape[1]
+        chance, weight = (part.new_zeros(shape).scatter_add_(1, self.node, part) for part in self[1:])
+        return Walks(nodes.expand(shape), chance, weight)
+
+
+def _among_surest(weight: Tensor, chance: Tensor, fraction: float) -> Tensor:
+    """Whether a slot is among the slots of largest confidence, weight / chance, that make up the fraction of walks."""
+    confidence = (weight / chance.masked_fill(chance == 0, 1)).flatten()
+    order = confidence.argsort(descending=True)
+    reached = chance.flatten()[order].cumsum(0)
+    last = (reached < fraction * reached[-1]).sum().clamp(max=len(order) - 1)
+    return (confidence >= confidence[order[last]]).view_as(weight)

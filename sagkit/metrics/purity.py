@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from sagkit.walk import Pairs
+from sagkit.walk import Ends, Pairs
 
 
 class Purity(NamedTuple):
@@ -55,6 +55,26 @@ def pair_purity(pairs: Pairs, labels: Int[Tensor, " N"], coarse: Int[Tensor, " N
         float((v * s).sum() / v.sum()) for v in (left, weight) for s in same
     )
     return Purity(plain, plain_coarse, weighted, weighted_coarse, float(weight.mean()), float(left.mean()))
+
+
+def weight_per_anchor(pairs: Pairs | Ends, labels: Int[Tensor, " N"] | None = None) -> Float[Tensor, ""]:
+    """Total weight of partners per anchor, as the walk term has it; with labels, of those that share the anchor's.
+
+    Args:
+        pairs: pairs of nodes, as many of each anchor; or all ends, whose null model is not taken off.
+        labels: of each node.
+    """
+    if isinstance(pairs, Ends):
+        weight, anchor, node = (
+            pairs.weight,
+            torch.arange(len(pairs.node), device=pairs.node.device)[:, None],
+            pairs.node,
+        )
+    else:
+        weight, anchor, node = pairs.weight, pairs.anchor, pairs.positive
+    if labels is not None:
+        weight = weight * (labels[anchor] == labels[node])
+    return weight.sum() / max(1, len(weight))
 
 
 def chance_level(labels: Int[Tensor, " N"], anchors: Int[Tensor, " A"] | None = None) -> float:

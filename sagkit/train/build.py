@@ -138,8 +138,8 @@ def build_encoder(config: Config, train: Examples) -> Encoder:
     return encoder.train()
 
 
-def build_method(config: Config, encoder: nn.Module, gather=only_process, groups=None) -> Method:
-    """The method of a configuration around an encoder; `groups` (N,) are superclasses of the training images."""
+def build_method(config: Config, encoder: nn.Module, gather=only_process, known: dict | None = None) -> Method:
+    """The method of a configuration around an encoder; `known` are labels of the training images, see `known_of`."""
     if config.method == "dino":
         head = config.projector_hidden, config.projector_out, config.prototypes
         return DINO(encoder, *head, config.ema, config.epochs)
@@ -160,31 +160,33 @@ def build_method(config: Config, encoder: nn.Module, gather=only_process, groups
     if dataset:
         walk["every"] = config.graph_epochs
     else:
-        walk |= {name: getattr(config, name) for name in ("walks", "every", "seed", "unique")}
-    pairing = make_pairing(config.pairs, dataset, groups, config.matched, **walk)
+        walk |= {name: getattr(config, name) for name in ("walks", "every", "seed", "unique", "expected", "null")}
+        walk["weight"] = 1.0 if config.weight else None  # of which `ramp_of` makes the weight
+    pairing = make_pairing(config.pairs, dataset, (known or {}).get("superclass"), config.matched, **walk)
     ramp = ramp_of(config)
     queue = Queue(config.queue_batches) if config.scope == "queue" else None
-    return TwoViews(encoder, projector, loss, pairing, ramp, queue, gather)
+    return TwoViews(encoder, projector, loss, pairing, ramp, queue, gather, known)
 
 
 def ramp_of(config: Config) -> Ramp:
     """When the pairing of a configuration has a say; under schedule wsd, never before the decay."""
     if config.method not in WALKING:
         return NEVER
+    strength = config.weight if config.weight and config.alpha else config.alpha  # alpha = 0: no pairs
     length = config.decay if config.schedule == "wsd" else config.epochs
     start = config.epochs - length + config.walk_start * length
-    return Ramp(config.alpha, start, config.walk_warmup * length)
+    return Ramp(strength, start, config.walk_warmup * length)
 
 
-def superclass_of_each(data: str, images: Examples) -> torch.Tensor | None:
-    """Superclass of every image (N,), or None where none are known."""
+def known_of(data: str, images: Examples) -> dict[str, torch.Tensor]:
+    """Labels of every image (N,) by kind, "class" and "superclass", as far as there are any."""
     if images.labels is None:
-        return None
+        return {}
     try:
         group = superclasses(family(data), images.class_names)[1]
     except ValueError:
-        return None
-    return torch.as_tensor(group)[images.labels]
+        return {"class": images.labels}
+    return {"class": images.labels, "superclass": torch.as_tensor(group)[images.labels]}
 
 
 def make_optimizer(name: str, module: nn.Module, weight_decay: float) -> torch.optim.Optimizer:

@@ -28,7 +28,7 @@ METHODS = ("vicreg", "sag-vicreg", "barlow-twins", "dino", "ijepa")
 WALKING = ("sag-vicreg", "barlow-twins")  # methods that may walk
 TWO_VIEWS = ("vicreg", *WALKING)  # methods that ask for two views and nothing else
 SCOPES = ("batch", "queue", "dataset")
-PAIRS = ("walk", "random", "own", "nearest", "unweighted", "oracle")  # see sagkit.train.controls
+PAIRS = ("walk", "random", "hub", "own", "nearest", "unweighted", "oracle")  # see sagkit.train.controls
 KERNELS = ("cosine", "gaussian", "shared")  # see sagkit.graph
 OPTIMIZERS = ("lars", "adamw", "sgd")
 SCHEDULES = ("cosine", "wsd")  # see sagkit.train.build.learning_rate
@@ -49,8 +49,8 @@ _RESNET18 = {  # METHOD.md section 6: solo-learn's recipe
 # What a search over VICReg alone chose on validation images; laptop holds what was set before any search.
 _TUNED = {**_CIFAR, "epochs": 16, "lr": 3e-3, "projector_hidden": 1024, "projector_out": 1024}
 # One trunk at a constant rate, many branches that decay from it in a tenth of its length, see sagkit.train.trainer; the
-# rest as tuned. Walks begin with the decay [K].
-_LONG = {**_TUNED, "epochs": 27, "schedule": "wsd", "decay": 3.0, "walk_start": 0.0, "walk_warmup": 0.0}
+# rest as tuned. Pairs begin with the decay, all pairings with one total weight [K].
+_LONG = {**_TUNED, "epochs": 27, "schedule": "wsd", "decay": 3.0, "walk_start": 0.0, "walk_warmup": 0.0, "weight": 0.4}
 # Less than a minute of one H200, on which an encoder of four times the size takes no longer [K].
 _MINUTE = {**_TUNED, "encoder": "resnet10-w32", "epochs": 24, "readout_every": 0}
 PROFILES: dict[str, dict] = {
@@ -154,6 +154,9 @@ class Config:
     unique: bool = _of("pairing", False, "several walks of one image that meet count once")
     confident: float = _of("pairing", 1.0, "fraction of the pairs, those of largest weight, that count", "(0, 1]")
     pairs: str = _of("pairing", "walk", "the walk, or a control in its place", PAIRS)
+    expected: bool = _of("pairing", False, "all ends of all walks with their weights; scopes batch and queue")
+    null: float = _of("pairing", 0.0, "share of an anchor's weight spread evenly and taken off; likewise", "[0, 1]")
+    weight: float = _of("pairing", 0.0, "total weight per anchor, in place of alpha; 0: alpha; likewise", "[0, inf)")
     matched: bool = _of("pairing", False, "scale a control's weights to the walk's total; scopes batch and queue")
     every: int = _of("pairing", 1, "pairs at every m-th step only; scopes batch and queue", "[1, inf)")
     scope: str = _of("pairing", "batch", "nodes of the graph: batch, last batches too, or all training images", SCOPES)
@@ -226,6 +229,15 @@ def check(config: Config) -> None:
         most = float("inf") if config.keep and config.scope != "dataset" else 1
         if not 0 <= config.alpha <= most:
             raise ValueError(f"alpha must lie in [0, {most}], got {config.alpha}: see Config.alpha and Config.keep")
+        if config.weight > most:
+            raise ValueError(f"weight must lie in [0, {most}], got {config.weight}: it stands in place of alpha")
+        for name in ("expected", "null", "weight", "matched"):
+            if getattr(config, name) and config.scope == "dataset":
+                raise ValueError(f"{name} is of pairs, and scope dataset replaces views: use scope batch or queue")
+        if config.matched and (config.expected or config.null or config.weight):
+            raise ValueError("matched is of drawn pairs with the walk's weights: drop expected, null and weight, or it")
+        if config.expected and (config.walks > 1 or config.unique):
+            raise ValueError(f"expected has all walks at once, got walks = {config.walks}: leave 1, and unique off")
         if config.scope == "batch" and config.k >= config.batch_size:
             raise ValueError(
                 f"k = {config.k} neighbours need k < batch_size = {config.batch_size}: lower k or use a larger batch"

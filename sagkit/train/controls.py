@@ -1,18 +1,22 @@
 """Controls without which no claim about walks stands: the same training with the walk's partner replaced.
 
-    random      the walk's pairs with their weights, each positive replaced by any other image
+    random      the walk's pairs with their weights, each positive replaced by any other node
+    hub         likewise, by another node drawn from where the walks end, whoever began: how popular a node is counts,
+                and whom it is near does not
     own         likewise, by the anchor itself, whose two views are so pulled harder: no partner at all
     nearest     one step to the nearest neighbour: no walk (with `mutual`: where both are each other's nearest)
     unweighted  walks that take every kept edge alike, and pairs that all weigh 1
     oracle      any other image of the anchor's superclass, weight 1: an upper bound that reads labels
 
-Source: [K], figures/METHOD.md section 3. `random` and `own` keep the number of the walk's pairs and their weights
-(`OtherPartner`), `oracle` the number alone. The others have a total weight of their own unless they are `Matched`: then
-their weights have the mean of the walk's, and who is paired is all that differs. VICReg with sim = 25 (1 + alpha) from
+Source: [K], figures/METHOD.md sections 3 and 7. `random`, `hub` and `own` keep the number of the walk's pairs and their
+weights (`OtherPartner`), `oracle` the number alone. The others have a total weight of their own, unless every pairing
+is scaled to one (`weight` of `WalkPairing`) or they are `Matched`: then their weights have the mean of the walk's, and
+who is paired is all that differs. `expected` and `null` mean for a control what they mean for a walk: all partners with
+their probabilities in place of drawn ones, and less an even share for everybody. VICReg with sim = 25 (1 + alpha) from
 the first step on needs no code: `--method vicreg --sim 32.5`.
 
-Every control is a `Pairing`, for the batch (and the queue, where partners of `random` and `oracle` are of the batch)
-and for the whole training set.
+Every control is a `Pairing`, for the batch (and the queue, where partners of `oracle` are of the batch) and for the
+whole training set.
 """
 
 from __future__ import annotations
@@ -26,9 +30,10 @@ from torch import Tensor
 from sagkit.graph import Graph
 from sagkit.pairing import DatasetPairing, Pairing, WalkPairing, untimed
 from sagkit.train.config import PAIRS
-from sagkit.walk import Pairs, no_pairs
+from sagkit.walk import Ends, Pairs, expected_ends
 
 SMALLEST = 1e-6  # mean weight of pairs below which there is nothing to scale
+LEAST = 1e-12  # total weight of ends that a node has at least: where no walk ends elsewhere, hubs are anybody
 NEAREST = {"k": 1, "length": 1, "walks": 1, "restart": 0.0}  # what `nearest` fixes of a pairing
 
 
@@ -41,7 +46,7 @@ def make_pairing(
         pairs: one of PAIRS.
         dataset: over all training images, else in the batch.
         groups: of every training image; the oracle needs them, and the others ignore them.
-        matched: scale a control's weights to the mean of the walk's pairs.
+        matched: scale a control's weights to the mean of the walk's pairs, drawn ones.
         **settings: what WalkPairing or DatasetPairing takes.
 
     Raises:
@@ -55,62 +60,104 @@ def make_pairing(
         if dataset:
             raise ValueError("matched scales the weights of pairs, and scope dataset replaces views: use scope batch")
         return Matched(make_pairing(pairs, dataset, groups, **settings), WalkPairing(**settings))
-    walk, unlike, oracle = (
-        (DatasetPairing, UnweightedDatasetPairing, OracleDatasetPairing)
-        if dataset
-        else (WalkPairing, UnweightedPairing, OraclePairing)
-    )
-    if pairs == "random":
-        return OtherPartner(walk(**settings), another)
-    if pairs == "own":  # to replace a view by one of the same image is to replace none
-        return Pairing() if dataset else OtherPartner(walk(**settings), itself)
+    if dataset:
+        return _of_dataset(pairs, groups, **settings)
+    if pairs in LAWS:
+        return OtherPartner(LAWS[pairs], **settings)
     if pairs == "nearest":
-        return walk(**settings | {name: value for name, value in NEAREST.items() if name in settings})
+        return WalkPairing(**settings | NEAREST)
     if pairs == "unweighted":
-        return unlike(**settings)
-    return oracle(groups, **settings) if pairs == "oracle" else walk(**settings)
+        return UnweightedPairing(**settings)
+    return OraclePairing(groups, **settings) if pairs == "oracle" else WalkPairing(**settings)
 
 
-class OtherPartner(Pairing):
-    """A walk's pairs with their weights, or the views it replaces, with partners that it did not choose.
+def _of_dataset(pairs: str, groups: Tensor | None, **settings) -> Pairing:
+    if pairs == "own":  # to replace a view by one of the same image is to replace none
+        return Pairing()
+    if pairs in ("random", "hub"):
+        return OtherDatasetPairing(another if pairs == "random" else end_of_anyone, **settings)
+    if pairs == "nearest":
+        return DatasetPairing(**settings | {name: value for name, value in NEAREST.items() if name != "walks"})
+    if pairs == "unweighted":
+        return UnweightedDatasetPairing(**settings)
+    return OracleDatasetPairing(groups, **settings) if pairs == "oracle" else DatasetPairing(**settings)
+
+
+def anybody(ends: Float[Tensor, " N"], anchors: int) -> Float[Tensor, "A N"]:
+    """Every node but the anchor alike."""
+    return torch.ones(anchors, len(ends), device=ends.device).fill_diagonal_(0)
+
+
+def as_walks_end(ends: Float[Tensor, " N"], anchors: int) -> Float[Tensor, "A N"]:
+    """Every node but the anchor, as the walks of all anchors end there."""
+    return ends.clamp(min=LEAST).repeat(anchors, 1).fill_diagonal_(0)
+
+
+def itself(ends: Float[Tensor, " N"], anchors: int) -> Float[Tensor, "A N"]:
+    """The anchor."""
+    return torch.eye(anchors, len(ends), device=ends.device)
+
+
+LAWS = {"random": anybody, "hub": as_walks_end, "own": itself}
+
+
+class OtherPartner(WalkPairing):
+    """A walk's pairs with their weights, and partners that it did not choose.
 
     Args:
-        walk: WalkPairing or DatasetPairing.
-        choose: partner of each image (P,) among so many rows, by a generator: `another`, `itself`.
+        law: from the total weight of the walks that end on each node (N,) and the number of anchors, how likely each
+            node is each anchor's partner (A, N), up to a factor by row.
+        **settings: what WalkPairing takes.
     """
 
-    def __init__(self, walk: Pairing, choose: Callable[..., Tensor]):
-        super().__init__()
-        self.walk, self.choose = walk, choose
+    def __init__(self, law: Callable[[Tensor, int], Tensor], **settings):
+        super().__init__(**settings)
+        self.law = law
 
-    def begin_epoch(self, epoch: int, features: Callable[[], Tensor]) -> None:
-        self.walk.begin_epoch(epoch, features)
+    def walked(self, graph: Graph, anchors: int) -> Pairs | Ends:
+        found, n = super().walked(graph, anchors), len(graph)
+        every = expected_ends(graph, self.length, anchors=anchors, restart=self.restart, confident=self.confident)
+        law = self.law(every.to_dense(n).sum(dim=0), anchors)
+        if isinstance(found, Ends):
+            weight = found.weight.sum(dim=1, keepdim=True) * law / law.sum(dim=1, keepdim=True)
+            return _all_nodes(weight)
+        drawn = torch.multinomial(law, self.walks, replacement=True, generator=_beside(self, law.device))
+        return found._replace(positive=drawn.flatten())
+
+
+def _all_nodes(weight: Float[Tensor, "A N"]) -> Ends:
+    """Ends of which each node is a slot."""
+    node = torch.arange(weight.shape[1], device=weight.device)
+    return Ends(node.expand_as(weight), weight, weight.new_zeros(len(weight)))
+
+
+class OtherDatasetPairing(DatasetPairing):
+    """Replaces as many views as walks would, by images that these did not choose.
+
+    Args:
+        choose: partner of each image at `index`, from the ends of the batch's walks, the number of images and a
+            generator: `another`, `end_of_anyone`.
+        **settings: what DatasetPairing takes.
+    """
+
+    def __init__(self, choose: Callable[..., Tensor], **settings):
+        super().__init__(**settings)
+        self.choose = choose
 
     @torch.no_grad()
     def partners(
         self, index: Int[Tensor, " B"], alpha: float, generator: torch.Generator | None = None
     ) -> Int[Tensor, " B"]:
-        found = self.walk.partners(index, alpha, generator)
-        if found is index:  # a pairing that replaces no view, or has no graph yet
+        found = super().partners(index, alpha, generator)
+        away = found != index
+        if not away.any():
             return index
-        return torch.where(found == index, index, self.choose(index, len(self.walk.graph), generator))
-
-    @torch.no_grad()
-    def forward(
-        self,
-        ha: Float[Tensor, "B F"],
-        hb: Float[Tensor, "B F"],
-        index: Int[Tensor, " B"] | None = None,
-        bank: Float[Tensor, "Q F"] | None = None,
-        watch: Callable = untimed,
-    ) -> Pairs | None:
-        pairs = self.walk(ha, hb, index, bank, watch)
-        if pairs is None:
-            return None
-        return pairs._replace(positive=self.choose(pairs.anchor, len(ha), _beside(self.walk, ha.device)))
+        return found.masked_scatter(away, self.choose(index[away], found[away], len(self.graph), generator))
 
 
-def another(index: Int[Tensor, " P"], n: int, generator: torch.Generator | None = None) -> Int[Tensor, " P"]:
+def another(
+    index: Int[Tensor, " P"], ends: Int[Tensor, " P"] | None, n: int, generator: torch.Generator | None = None
+) -> Int[Tensor, " P"]:
     """For each row of n, any other row with equal probability.
 
     Raises:
@@ -122,9 +169,11 @@ def another(index: Int[Tensor, " P"], n: int, generator: torch.Generator | None 
     return (index + step) % n
 
 
-def itself(index: Int[Tensor, " P"], n: int, generator: torch.Generator | None = None) -> Int[Tensor, " P"]:
-    """Each row."""
-    return index
+def end_of_anyone(
+    index: Int[Tensor, " P"], ends: Int[Tensor, " P"], n: int, generator: torch.Generator | None = None
+) -> Int[Tensor, " P"]:
+    """For each row, the end of some row's walk: the same ends as often, in another order."""
+    return ends[torch.randperm(len(ends), generator=generator, device=ends.device)]
 
 
 class Matched(Pairing):
@@ -182,29 +231,24 @@ class OraclePairing(WalkPairing):
 
     Args:
         known: group of every training image, (N,).
-        **settings: what WalkPairing takes; only `walks`, `every` and `seed` matter.
+        **settings: what WalkPairing takes; what is of graph and walks does not matter.
     """
 
     def __init__(self, known: Int[Tensor, " N"], **settings):
         super().__init__(**settings)
         self.register_buffer("known", known, persistent=False)
 
-    @torch.no_grad()
-    def forward(
-        self,
-        ha: Float[Tensor, "B F"],
-        hb: Float[Tensor, "B F"],
-        index: Int[Tensor, " B"] | None = None,
-        bank: Float[Tensor, "Q F"] | None = None,
-        watch: Callable = untimed,
-    ) -> Pairs:
+    def choose(
+        self, ha: Tensor, hb: Tensor, index: Tensor | None, bank: Tensor | None, watch: Callable
+    ) -> Pairs | Ends:
         if index is None:
             raise ValueError("an oracle has to know which images it pairs: call pairing(ha, hb, index)")
-        step, self.step = self.step, self.step + 1
-        if step % self.every:
-            return no_pairs(ha.device)
+        group = self.known[index]
+        if self.expected:
+            same = (group[:, None] == group).float().fill_diagonal_(0)
+            return _all_nodes(same / same.sum(dim=1, keepdim=True).clamp(min=1))
         anchor = torch.arange(len(ha), device=ha.device).repeat_interleave(self.walks)
-        positive = another_of_group(anchor, self.known[index], _beside(self, ha.device))
+        positive = another_of_group(anchor, group, _beside(self, ha.device))
         return Pairs(anchor, positive, (positive != anchor).float())
 
 

@@ -28,8 +28,10 @@ import torch
 from torch import Tensor, nn
 
 from sagkit.loss import Loss
+from sagkit.metrics.purity import weight_per_anchor
 from sagkit.pairing import Pairing, Queue
 from sagkit.train.timing import Stopwatch
+from sagkit.walk import Ends, Pairs
 
 
 class Method(nn.Module):
@@ -101,6 +103,8 @@ class TwoViews(Method):
         queue: the last batches, as further nodes and targets of pairs; None for the batch alone.
         gather: (B, ...) of this process to (world B, ...) of all, with gradient, so that statistics, graph and pairs
             are the global batch's.
+        known: labels (N,) of all training images by kind; no choice reads them. How much of the pairs' weight is on
+            partners of one label is told among the loss terms, see `pulls`.
     """
 
     def __init__(
@@ -112,8 +116,13 @@ class TwoViews(Method):
         ramp: Ramp = NEVER,
         queue: Queue | None = None,
         gather: Callable[[Tensor], Tensor] = only_process,
+        known: dict[str, Tensor] | None = None,
     ):
         super().__init__()
+        self.kinds = tuple(known or ())
+        for kind in self.kinds:
+            self.register_buffer(f"known_{kind}", known[kind], persistent=False)  # follows the module to its device
+        self._replaced: dict[str, Tensor] = {}  # the pulls of second views that were replaced, until `forward`
         self.encoder, self.projector, self.loss = encoder, projector, loss
         self.pairing, self.ramp, self.queue, self.gather = pairing or Pairing(), ramp, queue, gather
 
@@ -123,7 +132,13 @@ class TwoViews(Method):
 
     def second_images(self, index: Tensor, epoch: float, generator: torch.Generator) -> Tensor:
         alpha = self.ramp.at(epoch)
-        return self.pairing.partners(index, alpha, generator) if alpha else index
+        if not alpha:
+            return index
+        partner = self.pairing.partners(index, alpha, generator)
+        rows, other = torch.cat([index, partner]), (partner != index).float()
+        own = torch.arange(len(index), device=index.device)
+        self._replaced = self.pulls(Pairs(own, own + len(index), other), rows)
+        return partner
 
     def forward(self, view_a: Tensor, view_b: Tensor, epoch: float = 0.0, index: Tensor | None = None) -> Loss:
         """Loss of one batch in two views."""
@@ -134,13 +149,30 @@ class TwoViews(Method):
         # Sums of squares over a batch lose too much in bfloat16: from here on in float32.
         ha, hb, za, zb = (self.gather(x) for x in (ha.detach(), hb.detach(), za.float(), zb.float()))
         alpha, pairs, bank = self.ramp.at(epoch), None, None
+        nodes = rows = self.gather(index) if alpha and index is not None else None
         if self.queue is not None and alpha:  # not before, so that a branch fills it as the run trained whole does
             bank = self.queue.read(za.device)
-            self.queue.push((ha.float() + hb.float()) / 2, za, zb)
+            nodes = rows if rows is None else torch.cat([rows, self.queue.rows(za.device)])
+            self.queue.push((ha.float() + hb.float()) / 2, za, zb, rows)
         with torch.autocast(view_a.device.type, enabled=False):
             if alpha:
                 with self.watch("walk"):
-                    rows = None if index is None else self.gather(index)
                     pairs = self.pairing(ha, hb, rows, bank and bank[0], self.watch)
             with self.watch("loss"):
-                return self.loss(za, zb, pairs, alpha if pairs is not None else 0.0, bank=bank and bank[1:])
+                loss = self.loss(za, zb, pairs, alpha if pairs is not None else 0.0, bank=bank and bank[1:])
+        pulls, self._replaced = self._replaced, {}
+        if pairs is not None and nodes is not None:
+            pulls = self.pulls(pairs, nodes, alpha)
+        return loss._replace(terms=loss.terms | pulls)
+
+    def pulls(self, pairs: Pairs | Ends, rows: Tensor, alpha: float = 1.0) -> dict[str, Tensor]:
+        """The pairs' weight per anchor, strength included: all of it, and by kind of label that on one label.
+
+        Args:
+            pairs: of nodes.
+            rows: of the training set, of each node.
+            alpha: their strength in the loss.
+        """
+        labels = {kind: getattr(self, f"known_{kind}")[rows] for kind in self.kinds}
+        told = {"pair_weight": None} | {f"{kind}_weight": of for kind, of in labels.items()}
+        return {name: alpha * weight_per_anchor(pairs, of) for name, of in told.items()}

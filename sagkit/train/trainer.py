@@ -67,13 +67,13 @@ from sagkit.train.build import (
     build_views,
     gather_through,
     judged_on,
+    known_of,
     learning_rate,
     load_sets,
     make_fabric,
     make_optimizer,
     native_precision,
     ramp_of,
-    superclass_of_each,
 )
 from sagkit.train.config import Config, check, command_of, differing
 from sagkit.train.doctor import examine_run, tell
@@ -310,8 +310,8 @@ class Trainer:
         self.augmentation, self.local_augmentation = build_views(config, train)
         encoder = build_encoder(config, train)
         gather = only_process if fabric.world_size == 1 else gather_through(fabric)
-        groups = superclass_of_each(config.data, train)
-        self.method = build_method(config, encoder, gather, groups).to(memory_format=torch.channels_last)
+        known = known_of(config.data, train)
+        self.method = build_method(config, encoder, gather, known).to(memory_format=torch.channels_last)
         self.method.watch.cuda = fabric.device.type == "cuda"
         optimizer = make_optimizer(config.optimizer, self.method, config.weight_decay)
         self.module, self.optimizer = fabric.setup(self.method, optimizer)
@@ -695,11 +695,23 @@ def record_of(trainer: Trainer, metrics: dict[str, float]) -> dict:
         "command": command_of(config),
         "config": config.to_dict(),
         **({"trunk": trainer.trunk} if trainer.trunk else {}),
+        **pull_of(trainer.log),
         **trainer.origin,
         "evaluated_commit": provenance()["commit"],
         "metrics": metrics,
         "log": [{k: round(v, 5) for k, v in entry.items()} for entry in trainer.log],
     }
+
+
+def pull_of(log: list[dict]) -> dict[str, dict[str, float]]:
+    """What pairs weighed in the last epoch: total per anchor, and which share of it was on partners of one label."""
+    last = log[-1] if log else {}
+    if not (total := last.get("pair_weight")):
+        return {}
+    shares = {
+        name.replace("weight", "share"): value / total for name, value in last.items() if name.endswith("s_weight")
+    }
+    return {"pull": {"weight": round(total, 5)} | {name: round(value, 5) for name, value in shares.items()}}
 
 
 def _bar(config: Config, trainer: Trainer, shown: bool):

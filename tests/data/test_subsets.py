@@ -14,7 +14,7 @@ from sagkit.data.taxonomy import CIFAR100_SUPERCLASSES, superclasses
 from sagkit.metrics.evaluate import evaluate, references
 from sagkit.model import make_encoder
 from sagkit.train import trainer
-from sagkit.train.build import superclass_of_each
+from sagkit.train.build import known_of
 from sagkit.train.record import record_path
 from sagkit.train.trainer import fit
 
@@ -111,7 +111,7 @@ def test_subsets_have_the_references_superclasses_and_folder_of_records_of_their
         for key, matrix in references(name, NAMES).items():
             np.testing.assert_array_equal(matrix, whole[key])
         group = superclasses("cifar100")[1]
-        assert superclass_of_each(name, images).tolist() == [group[c] for c in images.labels.tolist()]
+        assert known_of(name, images)["superclass"].tolist() == [group[c] for c in images.labels.tolist()]
         assert record_path(tmp_path, "laptop", name, "vicreg", "default", 0).parent.name == name
         assert len(load_bank(name)) == 50_000
         assert len(load_bank(name, "fit")) == len(load_images(name, "fit"))

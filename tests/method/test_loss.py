@@ -6,7 +6,7 @@ import torch
 from torch.autograd import gradcheck
 
 from sagkit.loss import barlow_twins_loss, covariance, invariance, sag_vicreg_loss, variance, vicreg_loss, walk_term
-from sagkit.walk import Pairs, no_pairs
+from sagkit.walk import Ends, Pairs, ends_of, no_pairs
 
 SIZES = [(37, 19), (19, 37), (8, 8)]  # B > D, B < D (the other Gram matrix), B = D
 
@@ -110,6 +110,35 @@ def test_the_walk_term_equals_a_loop_over_pairs_divided_by_their_number():
     torch.testing.assert_close(walk_term(x, y, pairs), expected / 50)
     doubtful = pairs._replace(weight=pairs.weight / 10)  # not divided by the sum of weights: ten times weaker
     torch.testing.assert_close(walk_term(x, y, doubtful) * 10, walk_term(x, y, pairs))
+
+
+@pytest.mark.parametrize("null", [0.0, 1.0])
+@pytest.mark.parametrize("stored", [0, 11])
+def test_the_term_of_all_ends_and_its_gradient_are_those_of_a_loop_over_anchors_and_nodes(null, stored):
+    za, zb = projections(9, 5)
+    bank = tuple(z.detach() for z in projections(stored, 5, seed=2)) if stored else None
+    generator = torch.Generator().manual_seed(3)
+    node = torch.randint(9 + stored, (9, 7), generator=generator)  # some twice
+    ends = Ends(node, torch.rand(9, 7, generator=generator, dtype=torch.float64), torch.zeros(9).double())
+    ends = ends.scaled(0.4).against_null(null, 9 + stored)
+    to_a, to_b = (torch.cat([z, kept]) for z, kept in zip((za, zb), bank, strict=True)) if stored else (za, zb)
+    by_hand = torch.zeros((), dtype=torch.float64)
+    for i in range(9):
+        for j in range(9 + stored):
+            w = ends.weight[i][node[i] == j].sum() - null * 0.4 / (9 + stored)
+            by_hand = by_hand + w * (((za[i] - to_b[j]) ** 2).mean() + ((zb[i] - to_a[j]) ** 2).mean()) / 2 / 9
+    found = walk_term(za, zb, ends, bank)
+    torch.testing.assert_close(found, by_hand, rtol=1e-9, atol=1e-12)
+    for ours, theirs in zip(gradients(found, za, zb), gradients(by_hand, za, zb), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_drawn_pairs_as_ends_have_the_same_term_far_from_the_origin_too():
+    za, zb = (z.detach().float() + 100 for z in projections(20, 30))
+    anchor = torch.arange(20).repeat_interleave(3)
+    positive, weight = torch.randint(20, (60,), generator=torch.Generator().manual_seed(0)), torch.rand(60)
+    pairs = Pairs(anchor, positive, weight)
+    torch.testing.assert_close(walk_term(za, zb, ends_of(pairs, 20)), walk_term(za, zb, pairs), rtol=1e-4, atol=0)
 
 
 def test_pairs_that_end_on_a_bank_pull_towards_its_rows_and_not_back():

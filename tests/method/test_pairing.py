@@ -9,8 +9,10 @@ from scipy.stats import chisquare
 
 import sagkit
 from sagkit.graph import similarity_graph
+from sagkit.loss import walk_term
 from sagkit.pairing import DatasetPairing, Queue, WalkPairing
 from sagkit.train.record import load_state, save_state
+from sagkit.walk import ends_of
 
 
 def views(n: int = 24, f: int = 6, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -268,3 +270,61 @@ def test_the_count_of_calls_is_stored_by_safetensors_and_older_counts_still_load
     for loaded in (again, older):
         pairs = loaded[1](h, h)
         assert all(torch.equal(a, b) for a, b in zip(pairs, expected, strict=True))
+
+
+def dense(pairs, anchors: int, nodes: int) -> torch.Tensor:
+    """Mean weight of each pair by anchor and node, in the units of `Ends`."""
+    return ends_of(pairs, anchors).to_dense(nodes)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"restart": 0.3, "length": 3}, {"kernel": "gaussian", "mutual": True}, {"confident": 0.5, "length": 1}],
+    ids=str,
+)
+@pytest.mark.parametrize("queue", [0, 10])
+def test_the_expected_walk_is_the_mean_of_the_sampled_ones(settings, queue):
+    ha, hb = views()
+    bank = views(queue, seed=1)[0] if queue else None
+    settings = {"k": 4, "length": 2} | settings
+    ends = WalkPairing(expected=True, **settings)(ha, hb, bank=bank)
+    exact = ends.to_dense(24 + queue)
+    sampled = WalkPairing(walks=4000, **settings)(ha, hb, bank=bank)  # a confidence of many walks is the expected one
+    mean = dense(sampled, 24, 24 + queue)
+    spread = (exact * (1 - exact)).clamp(min=1e-4).div(4000).sqrt()  # of a weight in [0, 1], at most that of a coin
+    assert ((exact - mean) / spread).abs().max() < 5
+    assert torch.equal(ends.node, WalkPairing(expected=True, seed=9, **settings)(ha, hb, bank=bank).node), "no chance"
+
+
+@pytest.mark.parametrize("expected", [False, True])
+def test_a_weight_per_anchor_and_a_null_model_are_those_of_explicit_loops(expected):
+    ha, hb = views()
+    za, zb = (h.clone().requires_grad_() for h in (ha, hb))
+    plain = WalkPairing(k=4, expected=expected)(ha, hb)
+    found = WalkPairing(k=4, expected=expected, weight=0.4, null=1.0)(ha, hb)
+    w = plain.to_dense(24) if expected else dense(plain, 24, 24)
+    some = (w.sum(dim=1) > 0).sum()
+    term = torch.zeros(())
+    for i in range(24):
+        for j in range(24):
+            row = 0.4 * 24 / some if w[i].sum() > 0 else 0.0
+            wij = (w[i, j] / w[i].sum() - 1 / 24) * row if row else 0.0
+            term = term + wij * (((za[i] - zb[j]) ** 2).mean() + ((zb[i] - za[j]) ** 2).mean()) / 2 / 24
+    ours = walk_term(za, zb, found)
+    torch.testing.assert_close(ours, term)
+    grads = zip(torch.autograd.grad(ours, (za, zb)), torch.autograd.grad(term, (za, zb)), strict=True)
+    for mine, theirs in grads:
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"expected": True, "walks": 2}, "expected has all walks at once, got walks = 2"),
+        ({"null": 1.5}, r"null must be in \[0, 1\], got 1.5"),
+        ({"weight": 0.0}, "weight must be greater than 0, got 0.0"),
+    ],
+)
+def test_settings_of_the_expectation_that_cannot_be_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        WalkPairing(**settings)

@@ -14,6 +14,8 @@ from scipy.stats import chisquare
 from sagkit.graph import Graph, similarity_graph
 from sagkit.walk import (
     CPU_WALKS,
+    Ends,
+    expected_ends,
     path_weight,
     random_walk,
     sample_pairs,
@@ -368,3 +370,67 @@ def test_walks_leave_the_global_generator_alone():
     state = torch.get_rng_state()
     random_walk(graph, torch.arange(12), 3, generator=torch.Generator().manual_seed(1))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def every_walk(graph: Graph, start: int, length: int, restart: float):
+    """All walks from a node, one by one: (end, probability, weight), by the definition of each step."""
+    under_way = [(start, 1.0, 1.0)]
+    for _ in range(length):
+        ahead = []
+        for here, chance, weight in under_way:
+            if restart:
+                ahead.append((start, chance * restart, 1.0))
+            row, total = graph.weights[here], float(graph.weights[here].sum())
+            if total == 0:
+                ahead.append((here, chance * (1 - restart), weight))
+                continue
+            for slot, w in enumerate(row.tolist()):
+                sure = 1.0 if graph.similarity is None else max(0.0, float(graph.similarity[here, slot]))
+                ahead.append((int(graph.neighbors[here, slot]), chance * (1 - restart) * w / total, weight * sure))
+        under_way = ahead
+    return [(end, chance, weight * (end != start)) for end, chance, weight in under_way]
+
+
+@pytest.mark.parametrize("restart", [0.0, 0.3])
+@pytest.mark.parametrize(("k", "length"), [(2, 1), (2, 3), (5, 3)])
+@pytest.mark.parametrize("similar", [True, False])
+def test_expected_ends_are_the_sum_over_all_walks(k, length, restart, similar):
+    generator = torch.Generator().manual_seed(k)
+    neighbors = torch.stack([torch.randperm(9, generator=generator)[:k] for _ in range(9)])
+    weights = torch.rand(9, k, generator=generator)
+    weights[:, 0] = weights[:, 0] * (torch.arange(9) % 3 > 0)  # an edge of weight 0
+    weights[4] = 0  # a walk stays there
+    similarity = torch.rand(9, k, generator=generator) * 1.5 - 0.5 if similar else None
+    graph = Graph(neighbors, weights, similarity)
+    ends = expected_ends(graph, length, anchors=6, restart=restart)
+    by_hand = torch.zeros(6, 9)
+    for start in range(6):
+        for end, chance, weight in every_walk(graph, start, length, restart):
+            by_hand[start, end] += chance * weight
+    torch.testing.assert_close(ends.to_dense(9), by_hand)
+    assert ends.node.shape[1] <= max(9, k) * length, "paths while they are fewer than nodes"
+
+
+@pytest.mark.parametrize("fraction", [0.2, 0.5, 0.9])
+def test_the_surest_walks_are_those_of_largest_weight_that_make_up_the_fraction(fraction):
+    graph = similarity_graph(torch.randn(30, 5, generator=torch.Generator().manual_seed(1)), 4, temperature=0.3)
+    walks = [(i, *walk) for i in range(30) for walk in every_walk(graph, i, 2, 0.0)]
+    by_hand, reached, least = torch.zeros(30, 30), 0.0, 1.0
+    for start, end, chance, weight in sorted(walks, key=lambda walk: -walk[3]):
+        if reached < fraction * 30:
+            least = weight
+        if weight > least - 1e-6:  # there and back weigh the same
+            by_hand[start, end] += chance * weight
+        reached += chance
+    torch.testing.assert_close(expected_ends(graph, 2, confident=fraction).to_dense(30), by_hand)
+
+
+def test_ends_are_scaled_by_anchor_and_have_an_even_share_taken_off():
+    weight = torch.tensor([[0.1, 0.3], [0.0, 0.0], [0.5, 0.0]])
+    ends = Ends(torch.tensor([[1, 2], [0, 2], [3, 0]]), weight, torch.zeros(3))
+    scaled = ends.scaled(0.4)
+    torch.testing.assert_close(scaled.weight.sum(dim=1), torch.tensor([0.6, 0.0, 0.6]))  # the empty one's 0.4, shared
+    torch.testing.assert_close(scaled.weight[0] / scaled.weight[0].sum(), weight[0] / 0.4)
+    less = scaled.against_null(0.5, 4).to_dense(4)
+    torch.testing.assert_close(less.sum(dim=1), torch.tensor([0.3, 0.0, 0.3]))
+    torch.testing.assert_close(less[2], torch.tensor([0.0, 0.0, 0.0, 0.6]) - 0.5 * 0.6 / 4)

@@ -73,6 +73,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_ones():
 
 
 WALKS = {"alpha", "keep", "walk_start", "walk_warmup", "pairs", "matched", "k", "length", "walks", "temperature"}
+WALKS |= {"expected", "null", "weight"}
 WALKS |= {"kernel", "mutual", "restart", "unique", "confident", "every", "scope", "queue_batches", "graph_epochs"}
 KEPT = {"readout_every", "snapshots", "probe", "resamplings", "keep_at", "overwrite", "trunk", "variant"}
 PLACES = {"threads", "results", "runs", "data_root"}
@@ -84,6 +85,7 @@ MACHINE = {*PLACES, "accelerator", "devices", "precision"}
     [
         ("resume", KEPT | PLACES | {"accelerator"}),
         ("branch", KEPT | PLACES | {"accelerator", "method"} | WALKS),
+        ("decay", KEPT | PLACES | {"accelerator", "method", "seed", "epochs", "decay"} | WALKS),
         ("stored", KEPT | MACHINE),
         ("row", KEPT | MACHINE | {"seed"}),
         ("pairing", KEPT | MACHINE | {"method"} | WALKS),
@@ -121,7 +123,7 @@ def test_help_is_grouped_by_role_with_choices_ranges_and_examples(capsys):
     for f in fields(Config):
         (role,) = (role for role, text in zip(groups[::2], groups[1::2], strict=True) if _flag(f) in text)
         assert role == f.metadata["role"], f.name
-    for words in ("{lars,adamw,sgd}", "{walk,random,own,nearest,unweighted,oracle}", "in [0, 1]", "examples:"):
+    for words in ("{lars,adamw,sgd}", "{walk,random,hub,own,nearest,unweighted,oracle}", "in [0, 1]", "examples:"):
         assert words in shown
 
 

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chisquare
+from scipy.stats import chi2_contingency, chisquare
 from tiny import tiny
 
 from sagkit.data.load import ImageSet, make_shapes
 from sagkit.graph import similarity_graph
 from sagkit.loss import walk_term
+from sagkit.pairing import WalkPairing
 from sagkit.train.controls import PAIRS, OraclePairing, another, another_of_group, make_pairing, unweighted
 from sagkit.train.trainer import Trainer, fit
 
@@ -28,13 +29,13 @@ def uniform(counts) -> bool:
 def test_another_image_is_any_other_with_equal_probability():
     generator = torch.Generator().manual_seed(0)
     index = torch.arange(5).repeat(2000)
-    found = another(index, 5, generator)
+    found = another(index, None, 5, generator)
     counts = np.zeros((5, 5))
     np.add.at(counts, (index.numpy(), found.numpy()), 1)
     assert np.diag(counts).sum() == 0
     assert all(uniform(np.delete(row, i)) for i, row in enumerate(counts))
     with pytest.raises(ValueError, match="at least 2, got 1"):
-        another(torch.zeros(1, dtype=torch.int64), 1)
+        another(torch.zeros(1, dtype=torch.int64), None, 1)
 
 
 def test_another_of_a_group_is_any_other_member_and_itself_where_there_is_none():
@@ -247,3 +248,48 @@ def test_the_oracle_reads_superclasses_of_the_batchs_own_images(tmp_path, monkey
     unlabelled = ImageSet(train.images)
     with pytest.raises(ValueError, match="superclasses are known"):
         fit(tiny(tmp_path / "none", pairs="oracle"), unlabelled, unlabelled, progress=False)
+
+
+def test_hub_partners_are_drawn_from_where_the_walks_end_whoever_began():
+    ha, hb = views()
+    settings = {"k": 3, "length": 2, "walks": 4000, "seed": 5}
+    hub, walked = (make_pairing(name, False, **settings)(ha, hb) for name in ("hub", "walk"))
+    assert torch.equal(hub.anchor, walked.anchor)
+    assert torch.equal(hub.weight, walked.weight)
+    counts = np.zeros((12, 12))
+    np.add.at(counts, (hub.anchor.numpy(), hub.positive.numpy()), 1)
+    ends = WalkPairing(k=3, length=2, expected=True)(ha, hb).to_dense(12).sum(dim=0).double().numpy()
+    assert np.diag(counts).sum() == 0
+    for i, row in enumerate(counts):
+        law = np.delete(ends, i)
+        likely = law > 0
+        assert np.delete(row, i)[~likely].sum() == 0
+        assert chisquare(np.delete(row, i)[likely], law[likely] / law.sum() * 4000).pvalue > 0.001
+
+
+@pytest.mark.parametrize("pairs", ["random", "hub", "own", "oracle"])
+def test_a_control_in_expectation_is_the_mean_of_the_drawn_one(pairs):
+    ha, hb = views()
+    rows, settings = torch.arange(12), {"k": 3, "length": 2, "weight": 0.4}
+    drawn = make_pairing(pairs, False, GROUPS, walks=4000, **settings)(ha, hb, rows).to_dense(12)
+    every = make_pairing(pairs, False, GROUPS, expected=True, **settings)(ha, hb, rows).to_dense(12)
+    torch.testing.assert_close(drawn, every, rtol=0, atol=0.03)
+    assert every.sum() == pytest.approx(0.4 * 12)
+    if pairs == "random":  # the null model itself, but for the anchor's own place in it
+        less = make_pairing(pairs, False, expected=True, null=1.0, **settings)(ha, hb).to_dense(12)
+        torch.testing.assert_close(less, 0.4 * ((1 - torch.eye(12)) / 11 - 1 / 12))
+
+
+def test_hub_partners_of_the_whole_set_replace_the_views_walks_would_by_the_same_images_in_another_order():
+    ha, hb = views()
+    walk, hub = make_pairing("walk", True, k=3, length=2), make_pairing("hub", True, k=3, length=2)
+    index = torch.arange(12).repeat(300)
+    for pairing in (walk, hub):
+        pairing.begin_epoch(0, lambda: (ha + hb) / 2)
+    walked, found = (p.partners(index, 0.9, torch.Generator().manual_seed(3)) for p in (walk, hub))
+    away = walked != index
+    assert torch.equal(walked[~away], found[~away])
+    assert torch.equal(walked[away].sort().values, found[away].sort().values)
+    moved = np.zeros((12, 12))
+    np.add.at(moved, (index[away].numpy(), found[away].numpy()), 1)
+    assert chi2_contingency(moved[:, moved.sum(axis=0) > 0]).pvalue > 0.001, "whoever began"

@@ -9,6 +9,7 @@ from sagkit.loss import sag_vicreg_loss, vicreg_loss
 from sagkit.model import Encoder, NarrowResNet, make_projector
 from sagkit.pairing import DatasetPairing, Queue, WalkPairing
 from sagkit.train.methods import Ramp, TwoViews
+from sagkit.walk import ends_of
 
 
 def build(method: str = "sag-vicreg", seed: int = 0, **fields) -> TwoViews:
@@ -204,3 +205,38 @@ def test_the_dataset_graph_is_built_from_the_ramps_first_epoch_on_at_every_mth_e
     assert torch.equal(method.second_images(index, 2.4, generator), index)
     assert not torch.equal(method.second_images(index, 3.0, generator), index)
     assert torch.equal(build("vicreg").second_images(index, 3.0, generator), index)
+
+
+@pytest.mark.parametrize("expected", [False, True])
+@pytest.mark.parametrize("queue", [False, True])
+def test_the_share_of_the_pairs_weight_on_one_label_is_told_and_changes_nothing(queue, expected):
+    known = {"class": torch.arange(40) % 4, "superclass": torch.arange(40) % 2}
+    pairing = {"k": 4, "seed": 1, "expected": expected}
+    methods = [build(pairing=WalkPairing(**pairing), known=k, queue=Queue(2) if queue else None) for k in (known, None)]
+    before, index = torch.randperm(40, generator=torch.Generator().manual_seed(0))[:32].split(16)
+    for step, shown in enumerate((before, index)):
+        loss, plain = (method(*batch(step), 0.0, shown) for method in methods)
+    rows = torch.cat([index, before]) if queue else index
+    assert torch.equal(loss.total, plain.total)
+    outside = build(pairing=WalkPairing(**pairing))
+    outside.pairing.step = 1
+    h = [sum(outside.encoder(view) for view in batch(step)).detach() / 2 for step in (1, 0)]
+    pairs = outside.pairing(h[0], h[0], bank=h[1] if queue else None)
+    w = (pairs if expected else ends_of(pairs, 16)).to_dense(len(rows))
+    torch.testing.assert_close(loss.terms["pair_weight"], 0.5 * w.sum() / 16)
+    for kind, labels in known.items():
+        same = labels[index][:, None] == labels[rows]
+        torch.testing.assert_close(loss.terms[f"{kind}_weight"], 0.5 * (w * same).sum() / 16)
+
+
+def test_replaced_views_tell_how_many_they_are_and_how_many_of_one_label():
+    labels = torch.arange(40) // 10
+    method = build("dataset", alpha=1.0, every=1, known={"class": labels}, pairing=None)
+    method.pairing = DatasetPairing(k=6)
+    method.begin_epoch(0, lambda: torch.randn(40, 6, generator=torch.Generator().manual_seed(0)) + 1)
+    index = torch.arange(16)
+    partner = method.second_images(index, 1.0, torch.Generator().manual_seed(0))
+    terms = method(*batch(0), 1.0, index).terms
+    assert 0 < terms["class_weight"] < terms["pair_weight"] < 1
+    assert terms["pair_weight"] == (partner != index).float().mean()
+    assert terms["class_weight"] == ((partner != index) & (labels[partner] == labels[index])).float().mean()
