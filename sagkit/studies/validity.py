@@ -13,6 +13,7 @@ resample embeddings. [K]
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -31,7 +32,7 @@ from sagkit.metrics.labelfree import structure_score
 from sagkit.metrics.semantic import rank_correlation
 from sagkit.metrics.stats import spearman_brown
 from sagkit.show.tables import origin, to_markdown
-from sagkit.studies.zoo import Member, distinct, sides, zoo
+from sagkit.studies.zoo import Member, distinct, features_print, sides, zoo
 from sagkit.train.record import command_line, groups, provenance, read_records, rows_of, stored_encoders, write_record
 
 # Pairs of feature matrices that a design compares.
@@ -62,6 +63,8 @@ RIVALS = {
     "two standard views: Ward 20": lambda f: labelfree.cluster_agreement(f["standard0"], f["standard1"], (20,)),
     "two standard views: Ward 100": lambda f: labelfree.cluster_agreement(f["standard0"], f["standard1"], (100,)),
 }
+# What a member's row follows from, beside the member itself: a change of these files begins the study anew.
+JUDGES = ("metrics/*.py", "augment.py", "model.py", "data/*.py", "studies/validity.py", "studies/zoo.py")
 VIEW_RECIPES = {"standard": (STANDARD, 4), "recoloured": (RECOLOURED, 1), "changed": (CHANGED, 2)}
 
 
@@ -72,6 +75,16 @@ class JudgedSplit(NamedTuple):
     labels: np.ndarray
     reference: np.ndarray
     views: dict[str, torch.Tensor]
+
+
+def cache_folder(cache: str | Path, data: str, n: int, seed: int, splits: dict[str, JudgedSplit]) -> Path:
+    """Where finished members of one study lie: another n, seed, other images or other code have another folder."""
+    house, digest = Path(__file__).parents[1], hashlib.sha256(f"{data} {n} {seed}".encode())
+    for source in sorted(path for place in JUDGES for path in house.glob(place)):
+        digest.update(source.read_bytes())
+    for split in splits.values():
+        digest.update(split.images.numpy().tobytes() + split.labels.tobytes() + split.reference.tobytes())
+    return Path(cache) / data / digest.hexdigest()[:16]
 
 
 def prepare(images: ImageSet, data: str, n: int, seed: int) -> JudgedSplit:
@@ -221,7 +234,8 @@ def main(
         train_sets: data the encoders were trained on; none for `data` itself.
         design: the design to be judged, where another study chose it; empty to choose it on half A.
         results: folder of run records.
-        cache: folder of finished members, so that an interrupted study goes on; delete it when a score has changed.
+        cache: folder of finished members, so that an interrupted study goes on; what was judged by other code, on other
+            images, or of an encoder that is another by now, is judged anew.
         n: images behind the label-free scores.
         seed: of images and views.
         threads: of torch; 0 leaves its default.
@@ -236,9 +250,9 @@ def main(
     splits = {split: prepare(load_images(data, split), data, n, seed) for split in ("val", "test")}
     reference = splits["val"].images[:2000]
     members = distinct(zoo(results, train_sets or (data,), reference), reference[:50])
-    half, rows = sides(members), []
+    half, rows, folder = sides(members), [], cache_folder(cache, data, n, seed, splits)
     for member in members:
-        kept = Path(cache) / data / (member.name.replace("/", "_") + ".json")
+        kept = folder / f"{member.name.replace('/', '_')}-{features_print(member, reference[:50]):08x}.json"
         if kept.exists():
             rows.append(json.loads(kept.read_text()))
             continue

@@ -68,11 +68,16 @@ def distinct(members: list[Member], images: Tensor) -> list[Member]:
     """
     seen, kept = set(), []
     for member in members:
-        print_ = zlib.crc32(np.ascontiguousarray(member.embed(images)).tobytes())
-        if print_ not in seen:
+        found = features_print(member, images)
+        if found not in seen:
             kept.append(member)
-        seen.add(print_)
+        seen.add(found)
     return kept
+
+
+def features_print(member: Member, images: Tensor) -> int:
+    """A number that members share only where their features of the images are equal."""
+    return zlib.crc32(np.ascontiguousarray(member.embed(images)).tobytes())
 
 
 def sides(members: list[Member]) -> dict[str, int]:

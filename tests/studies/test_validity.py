@@ -13,7 +13,7 @@ from sagkit.metrics.evaluate import references
 from sagkit.metrics.labelfree import structure_score
 from sagkit.metrics.semantic import rank_correlation
 from sagkit.studies import validity
-from sagkit.studies.zoo import Member, histogram
+from sagkit.studies.zoo import Member, histogram, raw_pixels
 
 DESIGNS = list(validity.DESIGNS)
 
@@ -169,28 +169,52 @@ def test_views_are_the_same_for_all_members_and_halves_share_no_class(scene):
     assert validity.class_halves(h, scene) == pytest.approx(halves)
 
 
-@pytest.mark.slow
-def test_a_study_goes_on_from_its_cache_and_writes_its_record(tmp_path, capsys):
-    done = ("pixels", "gradients", "pixels, 8 components", "pixels, 64 components")
-    for i, row in enumerate(rows(4)):
-        kept = {**row, "name": done[i], "kind": "hand-made", "run": done[i]}
-        path = tmp_path / f"cache/shapes/{done[i]}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(kept))
-    where = {"results": str(tmp_path / "results"), "cache": str(tmp_path / "cache")}
-    validity.main(data="shapes", n=110, **where)
+def test_a_study_goes_on_from_its_cache_and_begins_anew_where_anything_is_another(tmp_path, monkeypatch, capsys):
+    judged, members = (
+        [],
+        [Member(name, "hand-made", name, embed) for name, embed in (("a", raw_pixels), ("b", histogram))],
+    )
+
+    def judge(member, split, bootstrap=200):
+        judged.append(member.name)
+        return rows(2)[0]["test"]
+
+    few = make_shapes(60, size=8, seed=0)
+    split = validity.JudgedSplit(few.images, np.asarray(few.labels), np.eye(27), {})
+    monkeypatch.setattr(validity, "load_images", lambda *_: few)
+    monkeypatch.setattr(validity, "prepare", lambda *_: split)
+    monkeypatch.setattr(validity, "summary", lambda record: f"{len(record['rows'])} judged")
+    monkeypatch.setattr(validity, "judge_member", judge)
+    monkeypatch.setattr(validity, "zoo", lambda *_: members)
+    where = {"data": "shapes", "results": str(tmp_path / "results"), "cache": str(tmp_path / "cache")}
+
+    def judged_by(**options):
+        judged.clear()
+        validity.main(**where, **options)
+        return judged.copy()
+
+    assert judged_by(n=110) == ["a", "a", "b", "b"]  # two splits each
+    assert judged_by(n=110) == []
+    assert len(judged_by(n=111)) == len(judged_by(n=110, seed=1)) == 4
+    members[1] = members[1]._replace(embed=lambda images: 2 * histogram(images))  # an encoder that was trained again
+    assert judged_by(n=110) == ["b", "b"]
+    source = tmp_path / "house/studies/validity.py"
+    source.parent.mkdir(parents=True)
+    source.write_text("other code")
+    monkeypatch.setattr(validity, "__file__", str(source))
+    assert len(judged_by(n=110)) == 4
     record = json.loads((tmp_path / "results/validity/shapes.json").read_text())
-    assert sorted(row["name"] for row in record["rows"]) == sorted([*done, "colour histogram"])
-    fresh = next(row for row in record["rows"] if row["name"] == "colour histogram")
+    assert [row["name"] for row in record["rows"]] == ["a", "b"]
+    assert "2 judged" in capsys.readouterr().out
+
+
+@pytest.mark.slow  # the whole of a study: every score of a member on two splits
+def test_a_study_judges_on_test_images_and_writes_its_record(tmp_path, monkeypatch):
+    monkeypatch.setattr(validity, "zoo", lambda *_: [Member("h", "hand-made", "h", histogram)])
+    validity.main(data="shapes", n=110, results=str(tmp_path / "results"), cache=str(tmp_path / "cache"))
+    (fresh,) = json.loads((tmp_path / "results/validity/shapes.json").read_text())["rows"]
     test = load_images("shapes", "test")
     reference = next(iter(references("shapes", test.class_names).values()))
     wanted = rank_correlation(histogram(test.images), test.labels, reference).spearman
     assert fresh["test"]["semantic"] == pytest.approx(wanted, abs=1e-5)
     assert fresh["val"]["semantic"] != fresh["test"]["semantic"]
-    taken = next(row for row in record["rows"] if row["name"] == "gradients")
-    assert taken["test"]["semantic"] == rows(4)[1]["test"]["semantic"]
-    said = capsys.readouterr().out
-    assert "5 hand-made" in said
-    assert said.count(" of 5  ") == 1  # the others were there
-    validity.main(data="shapes", n=110, **where)
-    assert " of 5  " not in capsys.readouterr().out

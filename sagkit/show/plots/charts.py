@@ -112,10 +112,7 @@ def curves(
     axis.set_ylabel(ylabel)
     if all(float(value).is_integer() for x, _ in series.values() for value in x):  # there is no epoch 1.25
         axis.locator_params(axis="x", integer=True)
-    if len(series) > 3:  # as many lines leave no free corner
-        figure.legend(loc="outside right upper")
-    else:
-        axis.legend()
+    figure.legend(loc="outside upper center", ncols=3)  # inside, it lies on lines somewhere
     return figure
 
 
@@ -124,12 +121,18 @@ def dendrogram(tree: np.ndarray, names: Sequence[str], cut: int = 1, title: str 
     """A tree of clusters from scipy's linkage (C - 1, 4), cut into `cut` clusters.
 
     A cluster has its own colour, its names a number in front; where the tree is above the cut, it is grey.
+
+    Raises:
+        ValueError: for a cut below 1 or above the number of classes.
     """
     from scipy.cluster.hierarchy import dendrogram as arrange
     from scipy.cluster.hierarchy import fcluster
 
     heights = tree[:, 2]
-    level = heights[-cut : len(heights) - cut + 2].mean() if 1 < cut <= len(heights) else heights[-1] * 1.05
+    if not 1 <= cut <= len(names):
+        raise ValueError(f"cut = {cut} clusters need 1 <= cut <= {len(names)} classes: choose one in between")
+    edges = np.r_[0, heights, heights[-1] * 1.1]  # between two of them the tree has one number of clusters
+    level = edges[len(names) - cut : len(names) - cut + 2].mean()
     drawn, members = arrange(tree, no_plot=True, color_threshold=0), fcluster(tree, cut, "maxclust")
     order = drawn["leaves"]
     number = {cluster: i for i, cluster in enumerate(dict.fromkeys(members[order]))}  # from left to right
