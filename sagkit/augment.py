@@ -14,6 +14,8 @@ Differs from the source: the order of the four jitter operations is drawn once p
 from __future__ import annotations
 
 import math
+import zlib
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import reduce
 
@@ -74,8 +76,7 @@ class Augmentation:
                 (adjust_hue, 0.0, self.hue),
             )
         }
-        order = torch.randperm(4, generator=generator, device=images.device).tolist()
-        steps = [list(factors.items())[i] for i in order]
+        steps = [list(factors.items())[i] for i in _order(generator, images.device)]
         grey, solar = draw.chance(self.grey), draw.chance(self.solarize)
         blurred, sigma = draw.chance(self.blur), draw.between(0.1, 2.0)
         views = images.new_empty((len(images), 3, size, size), dtype=torch.float32)
@@ -143,7 +144,10 @@ def crop_resize(
     columns = _triangle_filter(left, width, x.shape[3], size, x.dtype)  # (B, s, W)
     if flip is not None:
         columns = torch.where(flip[:, None, None], columns.flip(1), columns)
-    return rows[:, None] @ x @ columns.mT[:, None]
+    # A crop is a matrix product, which autocast would round to half precision; what it may not touch, it leaves alone.
+    available = torch.amp.is_autocast_available(x.device.type)
+    with torch.autocast(x.device.type, enabled=False) if available else nullcontext():
+        return rows[:, None] @ x @ columns.mT[:, None]
 
 
 def _triangle_filter(start: Tensor, length: Tensor, pixels: int, size: int, dtype) -> Float[Tensor, "B s n"]:
@@ -217,6 +221,16 @@ def gaussian_blur(x: Float[Tensor, "B 3 H W"], sigma: Float[Tensor, " B"]) -> Fl
     taps = kernel[:, :, None, None, None].unbind(1)  # of (B, 1, 1, 1) each
     across = reduce(torch.add, (tap * padded[..., i : i + x.shape[3]] for i, tap in enumerate(taps)))
     return reduce(torch.add, (tap * across[:, :, i : i + x.shape[2]] for i, tap in enumerate(taps)))
+
+
+def _order(generator: torch.Generator | None, device: torch.device) -> list[int]:
+    """A permutation of the four jitter operations, drawn by the host: to read it from a GPU would make every view wait.
+
+    There it follows from the generator's state (seed and offset, which the host keeps), and takes no number from it.
+    """
+    if device.type != "cpu" and generator is not None:
+        generator = torch.Generator().manual_seed(zlib.crc32(generator.get_state().numpy().tobytes()))
+    return torch.randperm(4, generator=generator).tolist()
 
 
 class _Draw:

@@ -153,7 +153,7 @@ def make_projector(feature_width: int, hidden: int, out: int, layers: int = 3) -
 
 @torch.no_grad()
 def extract_features(encoder: nn.Module, images: Tensor, batch_size: int = 500) -> Float[Tensor, "N F"]:
-    """Features of clean images in evaluation mode, float32, on the CPU; the encoder's mode is restored.
+    """Features of clean images in evaluation mode, float32, on the CPU; each module's own mode is restored.
 
     Args:
         encoder: module from (B, 3, H, W) floats in [0, 1] to (B, F), or from vectors or series.
@@ -166,13 +166,15 @@ def extract_features(encoder: nn.Module, images: Tensor, batch_size: int = 500) 
     if images.dtype != torch.uint8 and images.ndim not in (2, 3):
         raise ValueError(f"images must be uint8 (0 to 255), got {images.dtype}: convert with (x * 255).byte()")
     device = next(encoder.parameters(), images).device  # a module without parameters runs where the images are
-    training = encoder.training
+    training = [module for module in encoder.modules() if module.training]  # not all, where a part is frozen
     encoder.eval()
     scale = 255 if images.dtype == torch.uint8 else 1
     views = (chunk.to(device).float() / scale for chunk in images.split(batch_size))
-    features = [encoder(channels_last(x)).float().cpu() for x in views]
-    encoder.train(training)
-    return torch.cat(features)
+    try:
+        return torch.cat([encoder(channels_last(x)).float().cpu() for x in views])
+    finally:
+        for module in training:
+            module.training = True
 
 
 def channels_last(x: Tensor) -> Tensor:

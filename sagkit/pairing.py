@@ -352,6 +352,8 @@ class DatasetPairing(Pairing):
         require("alpha", alpha, "[0, 1]", "it is a probability under dataset scope")
         if self.graph is None:
             return index
+        if self.graph.weights.device != index.device:  # of a checkpoint, which is read on the CPU
+            self._set(self.graph.to(index.device))
         walk = weighted_walk(self.graph, index, self.length, self.restart, generator, tables=self._tables)
         u = torch.rand(len(index), generator=generator, device=index.device)
         chosen = (u < alpha * walk.weight) & (walk.weight >= self._least)

@@ -6,7 +6,8 @@
     and, with --cost, minimise core-seconds                  (no trial is then stopped early: Optuna's limit)
 
     slot -> setting:  from (seed, slot, the finished trials before it), by TPE; or from (seed, slot) alone, at random
-    a trial ends complete, pruned (its label-free score below the median at some epoch), or failed with a reason
+    a trial ends complete, pruned (its label-free score below the median at some epoch), or failed with a reason, lack
+    of memory for one, and is then not asked again
 
 The first two trials are the default setting and VICReg (alpha 0). The study lies in a journal file, which several
 processes may append to. A trial whose process died is continued from its checkpoint by the next process that asks, in
@@ -57,6 +58,7 @@ from sagkit.train.trainer import fit
 
 READOUT_IMAGES = 500  # behind the score that stops a trial; the final one has all that `label_free` takes
 SAMPLERS = ("tpe", "random")
+MOST_DEATHS = 5  # of a trial's process, without an epoch between them, before the trial is held to be the cause
 NAMED_TRIALS = ("default", "vicreg")  # of the slots that are asked first
 RECORDED = ("label_free", "spearman_pairs", "kendall_pairs", "spearman_centroid", "knn", "superclass_knn")
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -163,8 +165,13 @@ def _ask(search: Search, trials: int) -> tuple[optuna.Study, optuna.Trial, int] 
         for trial in study.get_trials(states=(TrialState.RUNNING,)):
             if not _alive(trial.user_attrs):
                 slot = trial.user_attrs.get("slot", _slots(study, before=trial.number))
+                deaths = trial.user_attrs.get("deaths", 0) + 1
+                if deaths == MOST_DEATHS:
+                    told = f"its process ended {deaths} times within one epoch, as when memory runs out"
+                    optuna.Trial(study, trial._trial_id).set_user_attr("error", told)
                 study.tell(trial.number, state=TrialState.FAIL)
-                study.enqueue_trial(trial.params, user_attrs={"slot": slot})
+                if deaths < MOST_DEATHS:
+                    study.enqueue_trial(trial.params, user_attrs={"slot": slot, "deaths": deaths})
         waiting = study.get_trials(states=(TrialState.WAITING,))
         slot = waiting[0].user_attrs["slot"] if waiting else _slots(study)
         if slot >= trials:
@@ -182,6 +189,7 @@ def _answer(search: Search, images: dict[str, ImageSet], study: optuna.Study, tr
 
     def after_epoch(trainer) -> None:
         trial.set_user_attr("core_seconds", round(trainer.clock.core_seconds, 2))
+        trial.set_user_attr("deaths", 0)
         if search.cost:  # nothing is stopped early, so that nothing need be read
             return
         shown, seed = trainer.train.images, config.seed
@@ -199,8 +207,8 @@ def _answer(search: Search, images: dict[str, ImageSet], study: optuna.Study, tr
         record = fit(config, **images, progress=False, after_epoch=after_epoch).record
     except optuna.TrialPruned:
         study.tell(trial, state=TrialState.PRUNED)
-    except ValueError as error:
-        trial.set_user_attr("error", str(error))
+    except (ValueError, RuntimeError, MemoryError) as error:  # torch's lack of memory is a RuntimeError
+        trial.set_user_attr("error", f"{type(error).__name__}: {error}")
         study.tell(trial, state=TrialState.FAIL)
     else:
         score = record["metrics"]["label_free"]

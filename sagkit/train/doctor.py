@@ -3,6 +3,7 @@
     spread          rms distance of the features from their mean / rms length of the features
     effective rank  exp(entropy of the covariance's eigenvalues, scaled to sum 1)          [R: RankMe, on eigenvalues]
 
+    sagkit doctor runs/results/tour/shapes/sag-vicreg-seed0.json
     sagkit doctor runs/pilot/embedding.npz
 
 Source: [R] VICReg's own account of collapse: variance term at 1, covariance and invariance at 0; RankMe takes singular
@@ -13,17 +14,25 @@ to 3. They tell where to look closer and belong in no table.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from sagkit.augment import in_bytes
+from sagkit.data.load import load_images
+from sagkit.data.series import Examples, VectorSet
 from sagkit.metrics import labelfree
+from sagkit.model import extract_features
+from sagkit.pairing import WalkPairing
+from sagkit.train.build import build_views
+from sagkit.train.config import WALKING, Config
+from sagkit.train.record import load_encoder, read_record
 from sagkit.walk import Pairs
 
 LEAST_SPREAD = 0.02
@@ -32,6 +41,8 @@ MOST_UNUSED = 0.5  # share of dimensions that hardly vary
 GONE_VARIANCE, GONE_COVARIANCE = 0.95, 1e-3  # of VICReg's terms: standard deviations below 0.05, covariances of 0
 MOST_COVARIANCE = 100.0  # a covariance term that trains stays below 10
 RISE = 2.0  # factor between a loss and an earlier one
+MOVING = ("smooth_l1", "cross_entropy")  # terms towards a teacher that learns, too: they may rise in a sound run
+JUDGED = 1500  # images whose features are looked at
 STRUCTURE = ("label_free", "spearman_pairs")  # readouts of a log, the first that it holds
 FALL, LEAST_FALL = 0.1, 0.05  # share of its best value that structure may lose, or this much: readouts are samples
 BATCH_SHARE = 10  # a neighbour list may hold one image of a batch in ten
@@ -105,7 +116,7 @@ def examine_run(log: Sequence[Mapping[str, float]]) -> list[Diagnosis]:
 
 
 def _rate_too_high(log) -> list[Diagnosis]:
-    losses = [entry["loss"] for entry in log if "loss" in entry]
+    losses = [entry["loss"] for entry in log if "loss" in entry and not entry.keys() & set(MOVING)]
     told = None
     for i, loss in enumerate(losses[1:], start=1):
         if loss > RISE * min(losses[:i]) > 0:
@@ -184,23 +195,84 @@ def tell(diagnoses: Sequence[Diagnosis]) -> str:
     return "\n".join(lines) or "nothing found that looks wrong"
 
 
+class CheckUp(NamedTuple):
+    """Findings by what was looked at, and what could not be looked at with the reason."""
+
+    found: dict[str, list[Diagnosis]]
+    unchecked: dict[str, str]
+
+    def told(self) -> str:
+        """All of it as text, one line or paragraph for each thing."""
+        lines = [f"{what}: {tell(diagnoses)}" for what, diagnoses in self.found.items()]
+        return "\n".join(lines + [f"{what}: not checked, {reason}" for what, reason in self.unchecked.items()])
+
+
+def check_up(record: dict, encoder: nn.Module | None, train: Examples | None, judged: Examples | None) -> CheckUp:
+    """Everything that can be looked at of a run: its log, its settings, its encoder's features, the pairs it walks to.
+
+    Args:
+        record: see `sagkit.train.record`.
+        encoder: of the run; None where it is not stored.
+        train: what it was trained on; None where that is not to be had.
+        judged: what it was judged on; features of up to 1,500 of them, drawn by the run's seed, are looked at.
+    """
+    config = Config.from_dict(record["config"])
+    found, unchecked = {"log": examine_run(record["log"])}, {}
+    absent = "no encoder lies beside the record" if encoder is None else "the images are not here"
+    if encoder is None or judged is None:
+        unchecked["features"] = absent
+    else:
+        chosen = torch.randperm(len(judged), generator=torch.Generator().manual_seed(config.seed))[:JUDGED]
+        found["features"] = examine(extract_features(encoder, judged.images[chosen]))
+    if config.method not in WALKING or not config.alpha or config.scope != "batch":
+        unchecked |= dict.fromkeys(("settings", "pairs"), "the run does not walk within a batch")
+        return CheckUp(found, unchecked)
+    found["settings"] = examine_settings(config.batch_size, config.k)
+    if encoder is None or train is None or isinstance(train, VectorSet):
+        unchecked["pairs"] = absent if encoder is None or train is None else "their views are for images"
+    else:
+        found["pairs"] = examine_pairs(*_walked(config, encoder, train))
+    return CheckUp(found, unchecked)
+
+
+def _walked(config: Config, encoder: nn.Module, train: Examples) -> tuple[Pairs, None, Tensor]:
+    """Pairs of one batch under the run's own views, and features of other views of it; see `examine_pairs`."""
+    generator = torch.Generator().manual_seed(config.seed)
+    rows = torch.randperm(len(train), generator=generator)[: config.batch_size]
+    view, _ = build_views(config, train)
+    ha, hb, other = (extract_features(encoder, in_bytes(view(train.images[rows], generator))) for _ in range(3))
+    return WalkPairing(k=config.k, length=config.length, seed=config.seed)(ha, hb), None, other
+
+
 def main(path: Path, /) -> None:
     """Say what is wrong with a run or an embedding, by which number, and what to try.
 
     Args:
-        path: a run record (.json), or an embedding (.npz with `features`).
+        path: a run record (.json), whose encoder beside it and images are looked at where they are there; or an
+            embedding (.npz with `features`).
     """
-    try:
-        if path.suffix == ".npz":
+    if not path.exists():
+        raise ValueError(f"{path} does not exist: check the path")
+    if path.suffix == ".npz":
+        try:
             with np.load(path, allow_pickle=False) as arrays:
-                found = examine(arrays["features"])
-        else:
-            record = json.loads(path.read_text())
-            found = examine_run(record["log"])
-            if record["method"] == "sag-vicreg" and record["config"]["scope"] == "batch":
-                found += examine_settings(record["config"]["batch_size"], record["config"]["k"])
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist: check the path") from None
-    except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is no run record or embedding ({error})") from None
-    print(tell(found))
+                features = arrays["features"]
+        except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
+            raise ValueError(f"{path} is no embedding ({error}): give an .npz with an array `features`") from None
+        unchecked = dict.fromkeys(("log", "settings", "pairs"), "an embedding says nothing of them")
+        print(f"read: {len(features):,} rows of {path}")
+        print(CheckUp({"features": examine(features)}, unchecked).told())
+        return
+    record = read_record(path)
+    read, weights = [f"{path} ({len(record['log'])} epochs)"], path.with_suffix(".safetensors")
+    encoder = load_encoder(weights) if weights.exists() else None
+    sets = {}
+    for split in (record["config"]["split"], record["evaluated_on"]) if encoder is not None else ():
+        try:
+            sets[split] = load_images(record["data"], split, download=False)
+        except ValueError as error:
+            print(f"images: {error}")
+    read += [str(weights)] if encoder is not None else []
+    read += [f"{len(images):,} images of {record['data']}, {split}" for split, images in sets.items()]
+    print("read: " + "; ".join(read))
+    print(check_up(record, encoder, sets.get(record["config"]["split"]), sets.get(record["evaluated_on"])).told())

@@ -238,7 +238,7 @@ def provenance() -> dict:
     return {
         "commit": _commit(),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
-        "processor": _processor(),
+        "processor": processor(),
     }
 
 
@@ -271,7 +271,8 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Name of the GPU that torch finds, else of the CPU."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     try:

@@ -44,7 +44,7 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from sagkit.data.files import alone
 from sagkit.data.load import family, load_bank
@@ -60,7 +60,6 @@ from sagkit.metrics.evaluate import (
     view_of,
 )
 from sagkit.model import Encoder, channels_last, extract_features
-from sagkit.pairing import WalkPairing
 from sagkit.train.build import (
     build_encoder,
     build_method,
@@ -81,6 +80,7 @@ from sagkit.train.methods import only_process
 from sagkit.train.record import (
     load_encoder,
     load_state,
+    processor,
     provenance,
     read_record,
     run_path,
@@ -305,6 +305,13 @@ class Trainer:
         for path in (self.path, self.checkpoint):
             path.parent.mkdir(parents=True, exist_ok=True)  # now rather than after hours of training
         self.origin = provenance()  # of the code that trains, whatever happens to the checkout meanwhile
+        # With any of these, sums round differently.
+        self.arithmetic = {
+            "device": fabric.device.type,
+            "processor": processor(),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
         self.fingerprint = fingerprint(train)
         self.images = train.images.to(fabric.device)
         self.augmentation, self.local_augmentation = build_views(config, train)
@@ -318,6 +325,9 @@ class Trainer:
         self.steps_per_epoch = len(train) // config.batch_size
         self.epoch, self.log, self.clock = 0, [], Clock()
         self.done, self.sums = 0, {}  # steps of the epoch so far; by term, its sum and the steps that had it
+        # What a module counts or remembers of its calls: a step that failed is repeated from before them.
+        self._counting = [m for m in self.method.modules() if type(m).get_extra_state is not nn.Module.get_extra_state]
+        self._before: list[tuple[nn.Module, object]] = []
         self.trunk: dict | None = None  # where the run branched off from, see `branch`
         self._begun = 0, 0.0, 0.0  # steps done, processor and wall clock since when nothing is counted yet
 
@@ -349,6 +359,7 @@ class Trainer:
         """
         config, fabric, method, watch = self.config, self.fabric, self.method, self.method.watch
         epoch, index = step / self.steps_per_epoch, index.to(fabric.device)
+        self._before = [(module, module.get_extra_state()) for module in self._counting]
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step)
         torch.manual_seed(self.stream("model", step, "cpu").initial_seed())  # dropout and the like
@@ -447,6 +458,7 @@ class Trainer:
             "log": self.log,
             "clock": vars(self.clock),
             "origin": self.origin,
+            "arithmetic": self.arithmetic,
             "images": self.fingerprint,
             "trunk": self.trunk,
         }
@@ -462,6 +474,8 @@ class Trainer:
     def keep_step(self, step: int, index: torch.Tensor) -> str:
         """Store a step that failed, for `replay`; says where, and where the last good checkpoint is."""
         kept = self.checkpoint.with_suffix(f".step{step}.safetensors")
+        for module, state in self._before:
+            module.set_extra_state(state)
         if self.fabric.is_global_zero:
             save_state(kept, {**self.state(), "step": step, "index": index})
         before = f", the checkpoint of epoch {self.epoch} at {self.checkpoint}" if self.epoch else ""
@@ -502,7 +516,7 @@ def fingerprint(train: Examples) -> str:
 
 
 def resume(trainer: Trainer) -> bool:
-    """Continue from the run's own checkpoint, if there is one; says whether.
+    """Continue from the run's own checkpoint, if there is one; says whether, and warns if not to the last bit.
 
     Raises:
         ValueError: for a checkpoint of another configuration or of other images.
@@ -515,6 +529,7 @@ def resume(trainer: Trainer) -> bool:
     _same_images(trainer, state, trainer.checkpoint)
     trainer.method.load_state_dict(state["method"])
     _take(trainer, state)
+    _say_where(trainer, state, trainer.checkpoint)
     trainer.origin, trainer.trunk = state["origin"], state.get("trunk")
     return True
 
@@ -583,6 +598,13 @@ def _same_images(trainer: Trainer, state: dict, path) -> None:
         )
 
 
+def _say_where(trainer: Trainer, state: dict, path) -> None:
+    """Warn where a stored state was computed in another arithmetic than the run's."""
+    then, now = state.get("arithmetic", {}), trainer.arithmetic
+    if told := ", ".join(f"{name} {then[name]} -> {now[name]}" for name in then if then[name] != now[name]):
+        warnings.warn(f"{path}: sums round differently here, so not the same to the last bit ({told})", stacklevel=4)
+
+
 def _take(trainer: Trainer, state: dict) -> None:
     """Optimiser, precision, position, log and clock of a stored state."""
     trainer.optimizer.load_state_dict(state["optimizer"])
@@ -596,27 +618,31 @@ def _take(trainer: Trainer, state: dict) -> None:
 def replay(path, train: Examples) -> dict[str, float]:
     """Repeat a step that a run kept because its loss was not finite; its loss terms, if they are finite this time.
 
+    The step is the very same on the device that it was kept on, with its number of threads; elsewhere a warning says
+    that it may round differently. DINO's centre alone is that of one step later.
+
     Args:
         path: the file that the run's error message names.
         train: the images, or vectors, it trained on.
 
     Raises:
-        ValueError: for other images, and again where the loss is not finite. Under scope queue the oldest batch of the
-            queue is gone, and a run of several processes is repeated on the first one's share.
+        ValueError: for other images, and again where the loss is not finite. A run of several processes is repeated on
+            the first one's share.
     """
     stored = load_state(path)
+    device = stored["arithmetic"]["device"]
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(device, True)
     with tempfile.TemporaryDirectory() as scratch:
         config = Config.from_dict(stored["config"])
-        config = replace(config, results=scratch, runs=scratch, accelerator="cpu", devices=1)
+        config = replace(config, results=scratch, runs=scratch, accelerator=device if here else "cpu", devices=1)
+        if config.threads:
+            torch.set_num_threads(config.threads)
         trainer = Trainer(config, make_fabric(config), train)
     if trainer.fingerprint != stored["images"]:
         raise ValueError(f"{path} was kept of other images ({stored['images']}): give those the run trained on")
     trainer.method.load_state_dict(stored["method"])
-    trainer.optimizer.load_state_dict(stored["optimizer"])
-    trainer.epoch = stored["epoch"]
-    for module in trainer.method.modules():
-        if isinstance(module, WalkPairing):
-            module.step = max(0, module.step - 1)  # stored after the failed step had counted itself
+    _take(trainer, stored)
+    _say_where(trainer, stored, path)
     trainer.module.train()
     return {name: float(value) for name, value in trainer.step(stored["step"], stored["index"]).items()}
 

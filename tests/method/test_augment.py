@@ -157,3 +157,28 @@ def test_views_are_made_on_the_device_of_the_images(pictures):
     view = Augmentation(blur=0.5)(pictures.cuda(), generator)
     assert view.device.type == "cuda"
     assert 0 <= float(view.min()) <= float(view.max()) <= 1
+
+
+def test_no_view_waits_for_its_device():
+    """On the device `meta` nothing has a value, so that to read one back is an error."""
+    images = torch.empty(4, 3, 16, 16, dtype=torch.uint8, device="meta")
+    assert Augmentation(size=8, blur=0.5)(images).shape == (4, 3, 8, 8)
+
+
+def test_views_under_autocast_are_those_without_it(pictures):
+    views = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            views.append(Augmentation(blur=0.5)(pictures, torch.Generator().manual_seed(3)))
+    assert torch.equal(*views)
+
+
+@pytest.mark.gpu
+def test_the_order_on_a_gpu_follows_from_the_generator_and_changes_from_view_to_view():
+    generator = torch.Generator("cuda").manual_seed(0)
+    orders = []
+    for _ in range(20):
+        orders.append(augment._order(generator, generator.device))
+        assert augment._order(generator, generator.device) == orders[-1]  # takes no number from it
+        torch.rand(1, generator=generator, device="cuda")
+    assert len(set(map(tuple, orders))) > 5

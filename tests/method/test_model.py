@@ -217,6 +217,18 @@ def test_features_equal_a_loop_over_images_and_leave_the_encoder_as_it_was():
     assert not features.requires_grad
 
 
+def test_a_part_that_is_kept_in_evaluation_mode_stays_so():
+    encoder = make_encoder("resnet10-w4").train()
+    frozen = next(module for module in encoder.modules() if isinstance(module, nn.BatchNorm2d)).eval()
+    before = [module.training for module in encoder.modules()]
+    extract_features(encoder, torch.zeros(2, 3, 16, 16, dtype=torch.uint8))
+    assert [module.training for module in encoder.modules()] == before
+    assert not frozen.training
+    with pytest.raises(RuntimeError):
+        extract_features(encoder, torch.zeros(2, 5, 16, 16, dtype=torch.uint8))
+    assert [module.training for module in encoder.modules()] == before
+
+
 def test_features_of_a_module_without_parameters():
     x = images(3, side=2)
     assert torch.equal(extract_features(nn.Flatten(), x), x.flatten(1).float() / 255)

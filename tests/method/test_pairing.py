@@ -328,3 +328,49 @@ def test_a_weight_per_anchor_and_a_null_model_are_those_of_explicit_loops(expect
 def test_settings_of_the_expectation_that_cannot_be_are_refused(settings, words):
     with pytest.raises(ValueError, match=words):
         WalkPairing(**settings)
+
+
+def restored(monkeypatch, confident: float) -> tuple[DatasetPairing, list]:
+    """A pairing whose graph was read from a checkpoint, and the devices of the graphs that it walks on."""
+    features, whole, seen = torch.randn(40, 6), DatasetPairing(k=4, confident=confident), []
+    whole.rebuild(features)
+    pairing = DatasetPairing(k=4, confident=confident)
+    pairing.load_state_dict(whole.state_dict())
+    walk = sagkit.pairing.weighted_walk
+
+    def watched(graph, starts, length, restart, generator, tables):
+        seen.append((graph.weights.device.type, starts.device.type))
+        return walk(graph, starts, length, restart, generator, tables=tables)
+
+    monkeypatch.setattr(sagkit.pairing, "weighted_walk", watched)
+    return pairing, seen
+
+
+def test_a_graph_from_a_checkpoint_goes_where_the_images_are(monkeypatch):
+    pairing, seen = restored(monkeypatch, confident=1.0)
+    pairing.partners(torch.arange(8), 0.5, torch.Generator())
+    assert seen == [("cpu", "cpu")]
+    seen.clear()
+
+    def elsewhere(graph, starts, *rest, **tables):  # `meta` has devices and no values
+        seen.append((graph.weights.device.type, starts.device.type))
+        assert all(t.device.type == "meta" for t in (graph.neighbors, graph.similarity))
+        raise RuntimeError
+
+    monkeypatch.setattr(sagkit.pairing, "weighted_walk", elsewhere)
+    monkeypatch.setattr(sagkit.pairing, "walk_tables", lambda graph: None)
+    with pytest.raises(RuntimeError):
+        pairing.partners(torch.arange(8, device="meta"), 0.5)
+    assert seen == [("meta", "meta")]
+
+
+@pytest.mark.gpu
+def test_a_graph_from_a_checkpoint_goes_to_the_gpu_with_its_threshold(monkeypatch):
+    pairing, seen = restored(monkeypatch, confident=0.5)
+    index = torch.arange(40, device="cuda")
+    found = pairing.partners(index, 1.0, torch.Generator("cuda").manual_seed(0))
+    assert found.is_cuda
+    assert set(seen[-2:]) == {("cuda", "cuda")}  # the threshold's walks and the partners'
+    fresh = DatasetPairing(k=4, confident=0.5)
+    fresh._set(pairing.graph)
+    assert torch.equal(fresh.partners(index, 1.0, torch.Generator("cuda").manual_seed(0)), found)

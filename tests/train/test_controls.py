@@ -10,6 +10,7 @@ from sagkit.data.load import ImageSet, make_shapes
 from sagkit.graph import similarity_graph
 from sagkit.loss import walk_term
 from sagkit.pairing import WalkPairing
+from sagkit.train.build import make_fabric
 from sagkit.train.controls import PAIRS, OraclePairing, another, another_of_group, make_pairing, unweighted
 from sagkit.train.trainer import Trainer, fit
 
@@ -293,3 +294,27 @@ def test_hub_partners_of_the_whole_set_replace_the_views_walks_would_by_the_same
     moved = np.zeros((12, 12))
     np.add.at(moved, (index[away].numpy(), found[away].numpy()), 1)
     assert chi2_contingency(moved[:, moved.sum(axis=0) > 0]).pvalue > 0.001, "whoever began"
+
+
+@pytest.mark.parametrize(
+    ("pairs", "scope", "passes"),
+    [("own", "dataset", 0), ("oracle", "dataset", 0), ("random", "dataset", 1), ("walk", "dataset", 1)],
+)
+def test_a_control_without_a_graph_looks_at_no_features(tmp_path, monkeypatch, pairs, scope, passes):
+    """The features of all images are taken before an epoch by pairings that build a graph of them, and by no other."""
+    train, seen = make_shapes(96, size=16), []
+    features = Trainer.clean_features
+    monkeypatch.setattr(Trainer, "clean_features", lambda trainer: seen.append(1) or features(trainer))
+    config = tiny(tmp_path, pairs=pairs, scope=scope, walk_warmup=0.0)
+    trainer = Trainer(config, make_fabric(config), train)
+    trainer.begin_epoch()
+    assert len(seen) == passes
+
+
+@pytest.mark.parametrize(("pairs", "graphs"), [("oracle", 0), ("walk", 1), ("own", 1), ("random", 1)])
+def test_a_control_without_a_graph_builds_none_in_a_batch(monkeypatch, pairs, graphs):
+    built, graph = [], similarity_graph
+    monkeypatch.setattr("sagkit.pairing.similarity_graph", lambda *given: built.append(1) or graph(*given))
+    h, index = torch.randn(24, 6), torch.arange(24)
+    make_pairing(pairs, False, index % 3, k=4)(h, h, index)
+    assert len(built) == graphs

@@ -1,6 +1,5 @@
 """The doctor: each illness is brought about by training or by construction, and health is passed over in silence."""
 
-import json
 import math
 
 import numpy as np
@@ -14,7 +13,7 @@ from sagkit.data.load import make_shapes
 from sagkit.loss import Loss, sag_vicreg_loss, vicreg_loss
 from sagkit.pairing import WalkPairing
 from sagkit.train import trainer as training
-from sagkit.train.doctor import examine, examine_pairs, examine_run, examine_settings, main, tell
+from sagkit.train.doctor import check_up, examine, examine_pairs, examine_run, examine_settings, main, tell
 from sagkit.train.trainer import fit, replay
 from sagkit.walk import Pairs, no_pairs
 
@@ -166,7 +165,7 @@ def images():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("control", [{}, {"pairs": "random"}, {"pairs": "nearest", "matched": True}])
+@pytest.mark.parametrize("control", [{}, {"scope": "queue"}, {"pairs": "nearest", "matched": True, "every": 2}])
 def test_a_step_whose_loss_is_not_finite_is_kept_and_repeats_exactly(tmp_path, images, monkeypatch, control):
     """The loss is spoilt in the eighth step; the weights before it, its batch, views and walks come back."""
     config = tiny(tmp_path, readout_every=0, probe=False, **control)
@@ -192,6 +191,7 @@ def test_a_step_whose_loss_is_not_finite_is_kept_and_repeats_exactly(tmp_path, i
     assert str(kept) in str(raised.value)
     assert "the checkpoint of epoch 1" in str(raised.value)
     again = replay(kept, images[0])
+    assert again == replay(kept, images[0])
     assert again.keys() == spoilt.keys()
     assert again == pytest.approx(spoilt, rel=1e-6)
     with pytest.raises(ValueError, match="kept of other images"):
@@ -236,16 +236,45 @@ def test_training_warns_while_it_runs(tmp_path, images):
 
 @pytest.mark.slow
 def test_the_command_line_judges_records_and_embeddings(tmp_path, capsys):
-    log, z = trained()
+    _, z = trained()
     np.savez(tmp_path / "e.npz", features=z.numpy())
     main(tmp_path / "e.npz")
-    assert capsys.readouterr().out == "nothing found that looks wrong\n"
-    record = {"method": "sag-vicreg", "config": {"scope": "batch", "batch_size": 32, "k": 10}, "log": log}
-    (tmp_path / "r.json").write_text(json.dumps(record))
-    main(tmp_path / "r.json")
-    assert capsys.readouterr().out.startswith("warning: batch too small for k. k = 10 ")
+    read, features, *others = capsys.readouterr().out.splitlines()
+    assert read == f"read: 128 rows of {tmp_path / 'e.npz'}"
+    assert features == "features: nothing found that looks wrong"
+    assert others == [
+        f"{what}: not checked, an embedding says nothing of them" for what in ("log", "settings", "pairs")
+    ]
     (tmp_path / "broken.json").write_text("{}")
-    with pytest.raises(SystemExit, match=r"^sagkit doctor: .*no run record or embedding"):
+    with pytest.raises(SystemExit, match=r"^sagkit doctor: .*no run record"):
         sagkit(["doctor", str(tmp_path / "broken.json")])
     with pytest.raises(SystemExit, match=r"^sagkit doctor: .*absent.json does not exist: check the path"):
         sagkit(["doctor", str(tmp_path / "absent.json")])
+
+
+@pytest.mark.slow  # a training
+def test_a_run_is_looked_at_with_its_encoder_and_images_and_what_could_not_be_is_said(tmp_path, images, capsys):
+    """An encoder that knows a single direction is found out, of which the log shows nothing."""
+    run = fit(tiny(tmp_path, readout_every=0, probe=False, resamplings=0, k=10), *images, progress=False)
+    weights = run.path.with_suffix(".safetensors")
+    sagkit(["doctor", str(run.path)])
+    read, log, *told = capsys.readouterr().out.splitlines()
+    assert read.startswith(f"read: {run.path} (3 epochs); {weights}; 4,096 images of shapes, train; 1,024 images")
+    assert log == "log: nothing found that looks wrong"
+    assert [line.split(":")[0] for line in told if not line.startswith(" ")] == ["features", "settings", "pairs"]
+    assert any(line.startswith("settings: warning: batch too small for k. k = 10 ") for line in told)
+    line = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 1), nn.Linear(1, 8))
+    found = check_up(run.record, line, None, images[1])
+    assert names(found.found["features"]) == ["partial collapse"]
+    assert found.unchecked == {"pairs": "the images are not here"}
+    weights.unlink()
+    sagkit(["doctor", str(run.path)])
+    told = capsys.readouterr().out
+    assert "features: not checked, no encoder lies beside the record" in told
+    assert "pairs: not checked, no encoder lies beside the record" in told
+
+
+def test_a_target_that_moves_may_make_a_loss_rise():
+    rising = [{"loss": value, "smooth_l1": value} for value in (0.1, 0.05, 0.2)]
+    assert examine_run(rising) == []
+    assert names(examine_run([{"loss": entry["loss"]} for entry in rising])) == ["learning rate too high"]

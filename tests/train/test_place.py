@@ -248,3 +248,17 @@ def test_the_stored_encoder_of_a_run_is_what_was_returned(whole):
     run = whole()
     stored = load_encoder(run.path.with_suffix(".safetensors")).state_dict()
     assert all(torch.equal(stored[name], value) for name, value in run.encoder.state_dict().items())
+
+
+@pytest.mark.slow  # a training in two parts
+def test_a_run_that_goes_on_in_another_arithmetic_says_so(tmp_path, images, monkeypatch):
+    def stop(trainer):
+        trainer.arithmetic |= {"device": "cuda", "threads": 7}
+        trainer.save()
+        raise KeyboardInterrupt
+
+    config = tiny(tmp_path, **SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, *images, progress=False, after_epoch=stop)
+    with pytest.warns(UserWarning, match=r"not the same to the last bit \(device cuda -> cpu, threads 7 -> 1\)"):
+        fit(config, *images, progress=False)
