@@ -1,13 +1,20 @@
 """Image files to one uint8 tensor, with the decoded result kept as one file in a cache folder.
 
     files (N)  --Pillow, a thread pool-->  RGB, shorter side S, centre crop  -->  uint8 (N, 3, S, S)
+    8 bits a channel:  as they are, transparent parts on a ground that they stand out from
+    more bits:         255 (v - black) / (white - black), with one black and white for all files of the folder
     cache file = hash(root, S) - hash(relative path, size in bytes, mtime of every file) .safetensors
 
 [K] Decoding CIFAR-100's 50,000 training files takes about ten core-seconds; listing them and reading the cache, less
-than one. The cache holds tensors and names only (safetensors: nothing in it can run code). It is written to a
+than one. The cache holds tensors and words only (safetensors: nothing in it can run code). It is written to a
 temporary file and moved into place, so that a reader sees a whole file or none, and of two processes that race both
 decode and the later one's identical file stays. A changed, added or removed file changes the name; the superseded
-cache of the same folder is then deleted.
+cache of the same folder is then deleted. A refusal is never cached: limits, plug-ins, permissions and networks change,
+so that what could not be read is tried again each time, and where that succeeds the folder is decoded afresh.
+
+[K] Files of 16 bits hold 10, 12 or 14 as often, and floating point has no agreed white. So black is 0, or the folder's
+least value if that is negative; white is the first of WHITES that holds the folder's greatest value, or that value
+itself where WHITES has none or one four times too bright. Integers and floating point are judged apart.
 """
 
 from __future__ import annotations
@@ -17,34 +24,59 @@ import os
 import stat
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from io import BytesIO
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
-from PIL import Image, ImageOps
+from jaxtyping import UInt8
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from sagkit.data.folder import MAGIC, REMEDY, ListedFile, foreign_format, load_plugins
+
+DECODER = 2  # part of every cache file's name: raise it when the same file is decoded to other pixels
 HUGE = 12_000_000  # pixels; larger pictures are decoded one at a time, so that memory does not grow with threads
 PROGRESS_FROM = 5_000  # files; fewer are decoded before a bar would be read
-# Formats Pillow lists but that are documents, or that only a plug-in or another program can draw.
-NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+WHITES = (1, 2**8 - 1, 2**10 - 1, 2**12 - 1, 2**14 - 1, 2**16 - 1)  # fractions, bytes, and what sensors have
+INFINITE = 1e30  # from here on a number stands for "no value", such as float32's lowest
+NO_DATA = 42113  # the TIFF tag in which GDAL writes the number that stands for "no value"
+FAINT = 32  # of 255 levels: a picture that differs less from white has a black ground
+ONE_PICTURE = {"MPO", "PSD", "ICO", "ICNS"}  # their further frames are previews, layers or sizes of one picture
+PNG_MAGIC, PNG_TEXT = b"\x89PNG\r\n\x1a\n", {b"tEXt", b"zTXt", b"iTXt", b"iCCP"}  # chunks that are no pixels
+LEFT_OUT, READ, SEVERAL = 0, 1, 2  # what became of a file; SEVERAL: the first of its frames was read
 
 
-class ImageFile(NamedTuple):
-    """One file below a root; size and mtime are its part of the cache key."""
+class Decoded(NamedTuple):
+    """What became of the files of a folder.
 
-    path: str  # relative to the root, with forward slashes
-    size: int  # bytes
-    mtime_ns: int
+    images: uint8 (n, 3, S, S), of the files that were read.
+    outcome: uint8 (N,), LEFT_OUT, READ or SEVERAL for each file.
+    reasons: why, by path of each file that was left out, in the order of the files.
+    depth: a sentence on the black and white of files of more than 8 bits a channel; empty where there are none.
+    """
+
+    images: UInt8[Tensor, "n 3 S S"]
+    outcome: UInt8[Tensor, " N"]
+    reasons: dict[str, str]
+    depth: str
+
+
+class Deep(NamedTuple):
+    """A picture of more than 8 bits a channel, scaled when the whole folder is known."""
+
+    bands: np.ndarray  # float32 (1 or 3, S, S)
+    floating: bool
+    least: float  # of all its pixels
+    greatest: float
 
 
 def cache_folder() -> Path:
@@ -52,63 +84,10 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SAGKIT_CACHE") or Path.home() / ".cache" / "sagkit")
 
 
-def image_suffixes() -> set[str]:
-    """Lower-case file name endings, dot included, of the picture formats that Pillow can open."""
-    return {s for s, form in Image.registered_extensions().items() if form in Image.OPEN and form not in NOT_PICTURES}
-
-
-def list_images(root: Path) -> list[ImageFile]:
-    """Every image file below `root`, sorted by path; hidden files and folders are skipped.
-
-    Links to folders are followed, except back into a folder that is being listed.
-    """
-    suffixes = image_suffixes()
-
-    def walk(folder: str, prefix: str, above: tuple) -> Iterator[ImageFile]:
-        try:
-            found = list(os.scandir(folder))
-        except OSError as error:
-            if not prefix:
-                raise
-            warnings.warn(f"folder {prefix} of {root} cannot be read ({error.strerror}): left out", stacklevel=2)
-            return
-        for entry in found:
-            if entry.name.startswith(".") or entry.name == "__MACOSX":
-                continue
-            picture = os.path.splitext(entry.name)[1].lower() in suffixes
-            try:
-                status = entry.stat()
-            except OSError:  # a link that leads nowhere or to itself: listed, so that decoding names it
-                if picture:
-                    yield ImageFile(prefix + entry.name, -1, -1)
-                continue
-            identity = (status.st_dev, status.st_ino)
-            if entry.is_dir():
-                if identity not in above:
-                    yield from walk(entry.path, f"{prefix}{entry.name}/", (*above, identity))
-            elif picture:
-                yield ImageFile(prefix + entry.name, status.st_size, status.st_mtime_ns)
-
-    status = os.stat(root)
-    return sorted(walk(str(root), "", ((status.st_dev, status.st_ino),)))
-
-
-def folder_classes(files: Sequence[ImageFile]) -> tuple[str, ...] | None:
-    """Sorted class folders, if every file lies in exactly one folder; a single folder is no class."""
-    parents = [file.path.split("/")[:-1] for file in files]
-    names = sorted({p[0] for p in parents if p})
-    return tuple(names) if len(names) > 1 and all(len(p) == 1 for p in parents) else None
-
-
-def folder_labels(paths: Sequence[str], classes: Sequence[str]) -> Int64[Tensor, "N"]:
-    """Position in `classes` of the folder that each path begins with."""
-    number = {name: c for c, name in enumerate(classes)}
-    return torch.tensor([number[path.split("/")[0]] for path in paths], dtype=torch.int64)
-
-
 def usual_size(paths: Sequence[Path]) -> int:
     """64, or 32 where the median shorter side of (at most 1,000 evenly spaced) images is below 64."""
     sides = []
+    load_plugins()
     for path in paths[:: max(1, len(paths) // 1000)]:
         try:
             _require_file(path)
@@ -124,110 +103,216 @@ def _require_file(path: Path) -> None:
         raise ValueError("not a regular file")  # a pipe would be waited for without end
 
 
-def decode_images(
-    root: Path, files: Sequence[ImageFile], size: int, strict: bool = False
-) -> tuple[UInt8[Tensor, "N 3 H W"], tuple[str, ...], dict[str, str]]:
+def decode_images(root: Path, files: Sequence[ListedFile], size: int) -> Decoded:
     """Decode `files` to H = W = size, from the cache where their decoded copy is up to date.
 
     Args:
         root: folder that the files' paths start from.
         files: as `list_images` gives them.
         size: S; the shorter side is scaled to S (bicubic) and the centre kept.
-        strict: refuse an unreadable file instead of leaving it out with a warning.
-
-    Returns:
-        Images, the relative path of each, and the reason for each file that was left out.
-
-    Raises:
-        ValueError: under `strict`, when a file cannot be read.
     """
+    load_plugins()
     target = _cache_path(root, files, size)
-    images, unreadable = _read_cache(target) or (None, {})
-    if images is None:
-        images, unreadable, lasting = _decode(root, files, size)
-        if lasting:
-            _write_cache(target, images, unreadable)
-    # Threads and the cache's metadata know no order.
-    unreadable = {file.path: unreadable[file.path] for file in files if file.path in unreadable}
-    if unreadable:
-        first, reason = min(unreadable.items())
-        others = f", and {len(unreadable) - 1} more" if len(unreadable) > 1 else ""
-        told = f"{len(unreadable)} of {len(files)} images under {root} cannot be read: {first} ({reason}){others}"
-        if strict:
-            raise ValueError(f"{told}; repair or remove them, or pass strict=False to leave them out")
-        warnings.warn(f"{told}; left out", stacklevel=3)
-    return images, tuple(file.path for file in files if file.path not in unreadable), unreadable
+    stored = _read_cache(target)
+    if stored is not None:
+        refused = [file for file, what in zip(files, stored.outcome.tolist(), strict=True) if what == LEFT_OUT]
+        reasons = _decode(root, refused, size).reasons if refused else {}
+        if len(reasons) == len(refused):
+            return stored._replace(reasons=reasons)
+    decoded = _decode(root, files, size)
+    if len(decoded.images):
+        _write_cache(target, decoded)
+    return decoded
 
 
-def _decode(root, files, size) -> tuple[UInt8[Tensor, "N 3 H W"], dict[str, str], bool]:
-    """Images, the reason for each unreadable file, and whether those reasons lie in the files themselves."""
+def _decode(root: Path, files: Sequence[ListedFile], size: int) -> Decoded:
     pixels = np.empty((len(files), 3, size, size), dtype=np.uint8)
-    unreadable, lasting, huge = {}, True, Lock()
+    outcome, reasons, deep, huge = np.full(len(files), READ, np.uint8), {}, {}, Lock()
 
-    def decode(row: int) -> Exception | None:
-        try:
-            _require_file(root / files[row].path)
-            with Image.open(root / files[row].path) as image:
-                image.draft("RGB", (2 * size, 2 * size))  # JPEG only: skips detail that scaling would discard
-                with huge if image.width * image.height > HUGE else nullcontext():
-                    picture = ImageOps.fit(_to_rgb(image), (size, size), Image.Resampling.BICUBIC)
+    def read(source: Path | BytesIO, row: int) -> None:
+        with Image.open(source) as image:
+            outcome[row] = SEVERAL if _has_frames(image) else READ
+            image.draft("RGB", (2 * size, 2 * size))  # JPEG only: skips detail that scaling would discard
+            with huge if image.width * image.height > HUGE else nullcontext():
+                picture = _fit(image, size)
+        if isinstance(picture, Deep):
+            deep[row] = picture
+        else:
             pixels[row] = np.asarray(picture).transpose(2, 0, 1)
+
+    def decode(row: int) -> str:
+        path = root / files[row].path
+        try:
+            _require_file(path)
+            try:
+                read(path, row)
+            except ValueError as error:
+                if "MAX_TEXT" not in str(error):
+                    raise
+                read(_without_text(path), row)
         except Exception as error:  # Pillow's decoders raise whatever a broken file drives them to
-            return error
+            outcome[row] = LEFT_OUT
+            return _reason(path, error)
+        return ""
 
     with ThreadPoolExecutor(min(16, (os.cpu_count() or 1) + 1)) as pool:  # Pillow decodes outside Python's lock
-        outcomes = pool.map(decode, range(len(files)))
-        bar = tqdm(outcomes, "decoding", len(files), unit="image", disable=len(files) <= PROGRESS_FROM)
-        for file, error in zip(files, bar, strict=True):
-            if error is not None:
-                unreadable[file.path] = " ".join(str(error).split()) or type(error).__name__
-                lasting &= getattr(error, "errno", None) is None  # a permission or network failure may pass
-    kept = [row for row, file in enumerate(files) if file.path not in unreadable]
-    return torch.from_numpy(pixels[kept] if unreadable else pixels), unreadable, lasting
+        told = pool.map(decode, range(len(files)))
+        bar = tqdm(told, "decoding", len(files), unit="image", disable=len(files) <= PROGRESS_FROM)
+        reasons = {file.path: reason for file, reason in zip(files, bar, strict=True) if reason}
+    depth = _scale(deep, pixels)
+    kept = torch.from_numpy(pixels[outcome != LEFT_OUT] if reasons else pixels)
+    return Decoded(kept, torch.from_numpy(outcome), reasons, depth)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """First frame, upright, 8 bits a channel; transparent parts become white."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
-        values = np.asarray(image, dtype=np.float64)
-        if image.mode == "F" or values.min() < 0 or values.max() > 65535:  # no agreed white: the file's own range
-            values = (values - values.min()) * (65535 / max(float(np.ptp(values)), 1e-12))
-        image = Image.fromarray((values / 257).round().astype(np.uint8))
-    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+def _has_frames(image: Image.Image) -> bool:
+    """Whether a file holds several pictures, such as an animation or the pages of a TIFF."""
+    try:
+        return image.format not in ONE_PICTURE and getattr(image, "is_animated", False)
+    except Exception:  # only what follows the first picture is broken
+        return False
 
 
-def _cache_path(root: Path, files: Sequence[ImageFile], size: int) -> Path:
+def _fit(image: Image.Image, size: int) -> Image.Image | Deep:
+    """First frame, upright, (size, size): RGB, or of more than 8 bits a channel."""
+    wide = ";16" in str(image.tile[:1]) and image.mode in ("RGB", "RGBA", "LA")  # Pillow keeps the upper 8 bits
+    absent = [image.info.get("transparency"), getattr(image, "tag_v2", {}).get(NO_DATA)]
+    image.load()
+    with suppress(Exception):  # where EXIF data is broken, the picture need not be
+        ImageOps.exif_transpose(image, in_place=True)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _deep(np.asarray(image)[None], image.mode == "F", absent, size)
+    if image.mode not in ("RGBA", "RGBa", "LA", "La", "PA") and "transparency" not in image.info:
+        opaque = image if image.mode == "RGB" else image.convert("RGB")
+    else:
+        image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        least, most = image.getchannel("A").getextrema()
+        if most > 0 and least < 255:
+            return _on_ground(_cropped(image, size))
+        opaque = image.convert("RGB")  # an alpha that hides everything is not meant as transparency
+    return (
+        _deep(np.asarray(opaque).transpose(2, 0, 1) * np.uint16(257), False, [], size)
+        if wide
+        else _cropped(opaque, size)
+    )
+
+
+def _cropped(image: Image.Image, size: int) -> Image.Image:
+    return ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+
+
+def _on_ground(image: Image.Image) -> Image.Image:
+    """An RGBA picture on white, or on black where its visible parts are white themselves."""
+    values = np.asarray(image, dtype=np.float32)
+    colour, alpha = values[..., :3], values[..., 3:] / 255
+    differs = 255 - colour.min(axis=2)  # from white, in the channel that differs most
+    ground = 255 if (differs * alpha[..., 0]).sum() >= FAINT * alpha.sum() else 0
+    return Image.fromarray((alpha * colour + (1 - alpha) * ground).round().astype(np.uint8))
+
+
+def _deep(values: np.ndarray, floating: bool, absent: list, size: int) -> Deep:
+    """Bands of (C, H, W) values, cropped; what stands for "no value" takes the mean of the others."""
+    if values[0].size > HUGE:  # every so many pixels suffice, and memory stays within bounds
+        step = max(1, min(values.shape[1:]) // (8 * size))
+        values = values[:, ::step, ::step]
+    values = values.astype(np.float32)
+    missing = ~(np.abs(values) < INFINITE)  # NaN, too
+    for number in absent:
+        with suppress(TypeError, ValueError):  # not given, or no number
+            missing |= values == np.float32(number)
+    known = values[~missing]
+    if not len(known):
+        raise ValueError("no pixel has a finite value")
+    values[missing] = known.mean(dtype=np.float64)
+    bands = [np.asarray(_cropped(Image.fromarray(band), size)) for band in values]
+    return Deep(np.stack(bands), floating, float(known.min()), float(known.max()))
+
+
+def _scale(deep: dict[int, Deep], pixels: np.ndarray) -> str:
+    """Write the deep pictures of a folder into its `pixels`, and say what became black and white."""
+    told = []
+    for floating, kind in ((False, "more than 8 bits a channel"), (True, "floating point")):
+        group = {row: picture for row, picture in deep.items() if picture.floating == floating}
+        if not group:
+            continue
+        black = min(0.0, *(picture.least for picture in group.values()))
+        greatest = max(picture.greatest for picture in group.values())
+        white = greatest if black < 0 else white_level(greatest)
+        for row, picture in group.items():
+            scaled = (picture.bands.astype(np.float64) - black) * (255 / ((white - black) or 1))
+            pixels[row] = scaled.clip(0, 255).round().astype(np.uint8)
+        told.append(f"files of {kind} ({len(group):,}): {black:g} is black and {white:g} white")
+        dark = sum(0 < picture.greatest - black < (white - black) / 15 for picture in group.values())
+        if dark:
+            told.append(
+                f"{dark:,} of them have less than a 15th of that range, and a folder of their own would show more"
+            )
+    return "; ".join(told)
+
+
+def white_level(greatest: float) -> float:
+    """The value that becomes white where the greatest is this and none is negative."""
+    usual = next((white for white in WHITES if white >= greatest), greatest)
+    return usual if 4 * greatest >= usual else greatest
+
+
+def _without_text(path: Path) -> BytesIO:
+    """A PNG file without its texts and profiles, whose size Pillow limits."""
+    data = path.read_bytes()
+    if not data.startswith(PNG_MAGIC):
+        raise ValueError("its texts are larger than Pillow allows (PIL.PngImagePlugin.MAX_TEXT_CHUNK)")
+    kept, start = [PNG_MAGIC], len(PNG_MAGIC)
+    while start < len(data):
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")  # length, type, data, checksum
+        if data[start + 4 : start + 8] not in PNG_TEXT:
+            kept.append(data[start:end])
+        start = end
+    return BytesIO(b"".join(kept))
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Why a file could not be read, in one line."""
+    if isinstance(error, Image.DecompressionBombError):
+        return f"{error} Scale it down, or raise PIL.Image.MAX_IMAGE_PIXELS"
+    if not isinstance(error, UnidentifiedImageError):
+        return " ".join(str(error).split()) or type(error).__name__
+    with open(path, "rb") as file:
+        magic = file.read(MAGIC)
+    if not magic:
+        return "empty file"
+    kind = foreign_format(magic)
+    return f"holds {kind} data: {REMEDY[kind]}" if kind else "no picture of a format that Pillow can open"
+
+
+def _cache_path(root: Path, files: Sequence[ListedFile], size: int) -> Path:
     place = hashlib.sha256(f"{root.resolve()}\n{size}".encode(errors="surrogateescape")).hexdigest()[:16]
-    content = hashlib.sha256()
+    content = hashlib.sha256(f"{DECODER}\0{ImageFile.LOAD_TRUNCATED_IMAGES}\n".encode())
     for file in files:
         content.update(f"{file.path}\0{file.size}\0{file.mtime_ns}\n".encode(errors="surrogateescape"))
     return cache_folder() / f"decoded-{place}-{content.hexdigest()[:32]}.safetensors"
 
 
-def _read_cache(target: Path) -> tuple[UInt8[Tensor, "N 3 H W"], dict[str, str]] | None:
+def _read_cache(target: Path) -> Decoded | None:
     try:
         with safe_open(target, framework="pt") as stored:
-            return stored.get_tensor("images"), dict(stored.metadata() or {})
+            images, outcome = stored.get_tensor("images"), stored.get_tensor("outcome")
+            return Decoded(images, outcome, {}, stored.metadata()["depth"])
     except (OSError, SafetensorError):  # missing, or damaged by hand: decoded afresh
         return None
 
 
-def _write_cache(target: Path, images: UInt8[Tensor, "N 3 H W"], unreadable: dict[str, str]) -> None:
+def _write_cache(target: Path, decoded: Decoded) -> None:
     temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(suffix=".part", dir=target.parent)
         os.close(handle)
-        save_file({"images": images}, temporary, metadata=unreadable)
+        tensors = {"images": decoded.images, "outcome": decoded.outcome}
+        save_file(tensors, temporary, metadata={"depth": decoded.depth})
         os.replace(temporary, target)
         for superseded in target.parent.glob(target.name[:25] + "*.safetensors"):  # "decoded-<place>-"
             if superseded != target:
                 superseded.unlink(missing_ok=True)
-    except (OSError, SafetensorError, UnicodeError) as error:
+    except (OSError, SafetensorError) as error:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
         warnings.warn(f"decoded images are not cached ({error}): set SAGKIT_CACHE to a writable folder", stacklevel=4)

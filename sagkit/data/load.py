@@ -26,7 +26,8 @@ import math
 import os
 import warnings
 import zipfile
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +35,16 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from sagkit.data.decode import cache_folder, decode_images, folder_classes, folder_labels, list_images, usual_size
+from sagkit.data.decode import LEFT_OUT, SEVERAL, Decoded, cache_folder, decode_images, usual_size
 from sagkit.data.emoji import ATTRIBUTION, HELD_OUT, draw_emoji, emoji_table
+from sagkit.data.folder import NAMED, Layout, Listing, arrange, few, list_images, printable
 from sagkit.data.shapes import SHAPE_CLASSES, draw_shapes
 from sagkit.data.taxonomy import CIFAR100_SUPERCLASSES
 
 SPLITS = ("train", "test", "fit", "val", "unseen")
+PARTS = ("fit", "val")  # of train
+# The way out must be one for every command: `assess` has no --split.
+NO_TEST = "give a folder with subfolders train and test; `sagkit train` does without by --split fit"
 VALIDATION = 0.1  # fraction of train that "val" takes, by seed 0
 SHAPES_IMAGES = {"train": 4096, "test": 1024}
 SHAPES_SEED = {"train": 0, "test": 0x7E57_0000}  # far apart: a test set that no small seed of `shapes` repeats
@@ -48,6 +53,7 @@ CIFAR_IMAGES = {"train": 50_000, "test": 10_000}
 WHOLE = "cifar100"
 SUBSETS = ("cifar100-80a", "cifar100-80b", "cifar100-lt")
 IMBALANCE = 100  # images of the first class over those of the last, Cao et al. 2019
+NAMES = ("shapes", "emoji", *CIFAR_CLASSES, *SUBSETS)  # no folder is meant by these
 EVERY = 5  # of superclasses in 80a, and classes in a superclass
 
 
@@ -61,6 +67,7 @@ class ImageSet:
         class_names: sorted; empty where `labels` is None. A class may have no image, in a subset for one.
         paths: file names relative to the folder they came from, the names of emoji, or None.
         unreadable: file name and reason of each file of that folder that was left out.
+        notes: what else there is to say about that folder, in sentences: files passed over, guesses about its layout.
 
     Raises:
         ValueError: for a wrong shape or dtype, labels outside the classes, or lengths that differ.
@@ -72,6 +79,7 @@ class ImageSet:
     class_names: tuple[str, ...] = ()
     paths: tuple[str, ...] | None = None
     unreadable: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self):
         images, labels, classes = self.images, self.labels, len(self.class_names)
@@ -88,11 +96,11 @@ class ImageSet:
     def subset(self, index) -> ImageSet:
         """The rows that `index` (positions, a mask or a slice) selects, under the same class names."""
         rows = torch.arange(len(self))[index]
-        return ImageSet(
-            self.images[rows],
-            None if self.labels is None else self.labels[rows],
-            self.class_names,
-            None if self.paths is None else tuple(self.paths[i] for i in rows.tolist()),
+        return replace(
+            self,
+            images=self.images[rows],
+            labels=None if self.labels is None else self.labels[rows],
+            paths=None if self.paths is None else tuple(self.paths[i] for i in rows.tolist()),
         )
 
 
@@ -125,9 +133,7 @@ def load_images(
 ) -> ImageSet:
     """Load a named image set, a folder or an .npz file.
 
-    A folder is read at every depth. Its classes are its subfolders where every image lies in one; otherwise it is
-    unlabelled. Subfolders `train` and `test`, if both are there, are its splits. Write "./shapes" for a folder whose
-    name is taken.
+    Of a folder, see `load_folder`. Write "./shapes" for a folder whose name is taken.
 
     Args:
         name: "shapes", "emoji", "cifar10", "cifar100", a part of it ("cifar100-80a", "cifar100-80b", "cifar100-lt";
@@ -146,14 +152,15 @@ def load_images(
         ValueError: for an unknown name or split, data that is missing, incomplete or malformed, or fewer than two
             images.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}: choose from {', '.join(SPLITS)}")
-    if split in ("fit", "val"):
-        whole = load_images(name, "train", root, download, size=size, strict=strict)
-        fit, val = validation_split(len(whole) if whole.labels is None else whole.labels, VALIDATION, seed=0)
-        return whole.subset(fit if split == "fit" else val)
     if split == "unseen" and not len(left_out(str(name))):
         raise ValueError(f"{name} leaves no class out, so that nothing is unseen: use cifar100-80a or cifar100-80b")
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}: choose from {', '.join(SPLITS[:-1])}")
+    path = Path(name).expanduser()
+    if name not in NAMES and path.is_dir():
+        return load_folder(path, split, size=size, strict=strict)
+    if split in PARTS:
+        return validation_part(load_images(name, "train", root, download, size=size), split)
     if name in SUBSETS:
         whole = load_images(WHOLE, "train" if split == "train" else "test", root, download, size=size)
         if split == "unseen":
@@ -163,19 +170,124 @@ def load_images(
         return make_shapes(SHAPES_IMAGES[split], 32 if size is None else size, SHAPES_SEED[split])
     if name == "emoji":
         return _emoji(split, 32 if size is None else size)
-    path = Path(name).expanduser()
     if size is not None and (name in CIFAR_CLASSES or path.suffix == ".npz"):
         raise ValueError(f"size={size} applies to shapes, emoji and folders; {name} keeps its own: leave size out")
     if name in CIFAR_CLASSES:
         return _cifar(name, split, Path(root or os.environ.get("SAGKIT_DATA") or cache_folder()), download)
     if path.suffix == ".npz" and path.is_file():
-        images = _npz(path, split)
-    elif path.is_dir():
-        images = _folder(path, split, size, strict)
-    else:
-        raise ValueError(_unknown(str(name), path))
+        return _two_or_more(_npz(path, split), path)
+    raise ValueError(_unknown(str(name), path))
+
+
+def load_folder(
+    path: str | os.PathLike[str], split: str | None = None, *, size: int | None = None, strict: bool = False
+) -> ImageSet:
+    """Load a folder of pictures, read at every depth.
+
+    Classes are its folders and splits its folders train and test, at the top or below each class, in capitals or not,
+    also called training, testing, val, valid, ...; see `folder.arrange`. What is passed over or guessed is warned of,
+    and kept in the set's `notes`.
+
+    Args:
+        path: the folder, never the name of another set.
+        split: as of `load_images`, or None for all pictures, whatever split they lie in. A folder val is the test
+            split where there is no folder test, and the split "val" where there is.
+        size: H = W; see `load_images`.
+        strict: refuse a picture that cannot be read instead of leaving it out with a warning.
+
+    Raises:
+        ValueError: for a split that the folder does not have, a folder that cannot be read, a picture that cannot
+            under `strict`, or fewer than two pictures.
+    """
+    path = Path(path).expanduser()
+    if size is not None and size < 1:
+        raise ValueError(f"size must be at least 1 pixel, got {size}")
+    if split not in (None, *SPLITS[:-1]):
+        raise ValueError(f"unknown split {split!r}: choose from {', '.join(SPLITS[:-1])}")
+    if not path.is_dir():
+        raise ValueError(f"{path} is no folder: give the folder that holds the pictures")
+    found = list_images(path)
+    if not found.files:
+        passed = "".join(f"; {note}" for note in found.notes)
+        raise ValueError(f"no images under {path}: give a folder of files that Pillow reads (.png, .jpg, ...){passed}")
+    paths = [printable(file.path) for file in found.files]
+    layout = arrange(paths)
+    chosen, part = _folders_of(split, {*layout.splits} - {""}, path)
+    # All splits are decoded together, so that they come in one size and at one depth.
+    decoded = decode_images(path, found.files, size or usual_size([path / file.path for file in found.files]))
+    classes = layout.class_names
+    placed = [
+        name in chosen and bool(label or not classes) for name, label in zip(layout.splits, layout.classes, strict=True)
+    ]
+    read = decoded.outcome != LEFT_OUT  # (N,)
+    unreadable = [
+        (paths[row], decoded.reasons[found.files[row].path])
+        for row, here in enumerate(placed)
+        if here and not read[row]
+    ]
+    if unreadable:
+        told = few([f"{name} ({reason})" for name, reason in unreadable], 1)
+        told = f"{len(unreadable)} of {sum(placed)} images under {path} cannot be read: {told}"
+        if strict:
+            raise ValueError(f"{told}; repair or remove them")
+        warnings.warn(f"{told}; left out", stacklevel=2)
+    notes = _notes(found, layout, decoded, chosen, paths, placed)
+    for note in notes:
+        warnings.warn(f"{path}: {note}", stacklevel=2)
+    rows = (read & torch.tensor(placed)).nonzero()[:, 0]
+    images = decoded.images[(read.cumsum(dim=0) - 1)[rows]] if len(rows) < len(decoded.images) else decoded.images
+    number = {name: c for c, name in enumerate(classes)}
+    labels = torch.tensor([number[layout.classes[row]] for row in rows.tolist()]).long() if classes else None
+    names = tuple(paths[row] for row in rows.tolist())
+    whole = ImageSet(images, labels, classes, names, tuple(unreadable), tuple(notes))
+    return _two_or_more(validation_part(whole, part) if part else whole, path)
+
+
+def _folders_of(split: str | None, there: set[str], path: Path) -> tuple[set[str], str | None]:
+    """Which of a folder's own splits a split consists of ("" for files in none), and the part of them if any."""
+    if split == "test" and not there:
+        raise ValueError(f"{path} has no test split: {NO_TEST}")
+    if split is None:
+        return {*there, ""}, None
+    if split == "test":
+        return {"test"} & there or {"val"}, None
+    if split in PARTS and there == {"train", "val", "test"}:
+        return {"train" if split == "fit" else "val"}, None
+    return {"train"} & there or {""}, split if split in PARTS else None
+
+
+def _notes(
+    found: Listing, layout: Layout, decoded: Decoded, chosen: set[str], paths: list[str], placed: list[bool]
+) -> list[str]:
+    """What a user might not expect of the part of a folder that was read, in sentences."""
+    splits, classes = Counter(layout.splits), layout.class_names
+    notes = [*found.notes, *layout.notes]
+    beside = [
+        path
+        for path, split, label in zip(paths, layout.splits, layout.classes, strict=True)
+        if (classes and not label) or split not in {*splits} - {""} | chosen
+    ]
+    if beside:
+        where = "class folders" if classes else "splits"
+        notes.append(f"pictures beside the {where}, left out until they are moved into one: {few(beside, NAMED)}")
+    if found.empty and classes:
+        notes.append(f"folders without a picture: {few(found.empty, NAMED)}")
+    if len(chosen) > 1 and "train" in splits:
+        notes.append("all splits are read together: " + ", ".join(f"{s} ({splits[s]:,})" for s in sorted(chosen) if s))
+    if chosen == {"val"} and "test" not in splits:
+        notes.append("its folder val is its test split")
+    several = [
+        path for path, here, what in zip(paths, placed, decoded.outcome, strict=True) if here and what == SEVERAL
+    ]
+    if several:
+        notes.append(f"files of several frames or pages, of which the first is read: {few(several, NAMED)}")
+    return [*notes, decoded.depth] if decoded.depth else notes
+
+
+def _two_or_more(images: ImageSet, source: Path) -> ImageSet:
     if len(images) < 2:
-        raise ValueError(f"{name} holds {len(images)} readable image: at least 2 are needed to compare any")
+        told = "".join(f"; {note}" for note in images.notes)
+        raise ValueError(f"{source} holds {len(images)} readable image: at least 2 are needed to compare any{told}")
     return images
 
 
@@ -240,7 +352,7 @@ def validation_split(
     fit = torch.cat([rows[k:] for rows, k in zip(members, take, strict=True)]) if members else order
     if not len(val):
         raise ValueError(
-            f"{fraction} of {len(labels)} images leaves no validation image: use more images or a larger fraction"
+            f"{fraction} of {len(labels)} images leaves no validation image: use more images, two or more of a class"
         )
     return fit.sort().values, val.sort().values
 
@@ -248,6 +360,12 @@ def validation_split(
 def attribution(name: str) -> str:
     """What stands under pictures of a data set; empty where nobody asks for it."""
     return ATTRIBUTION if name == "emoji" else ""
+
+
+def validation_part(whole: ImageSet, part: str) -> ImageSet:
+    """ "fit" or "val" of a training set: nine tenths and one tenth of it, by seed 0."""
+    fit, val = validation_split(len(whole) if whole.labels is None else whole.labels, VALIDATION, seed=0)
+    return whole.subset(fit if part == "fit" else val)
 
 
 def family(name: str) -> str:
@@ -314,16 +432,22 @@ def _cifar(name: str, split: str, root: Path, download: bool) -> ImageSet:
 
 
 def _cifar_tree(tree: Path, name: str, split: str) -> ImageSet:
-    files = list_images(tree)
-    classes = folder_classes(files)
-    if len(files) != CIFAR_IMAGES[split] or len(classes or ()) != CIFAR_CLASSES[name]:
+    files = list_images(tree).files
+    layout = arrange([file.path for file in files])
+    classes = layout.class_names
+    if len(files) != CIFAR_IMAGES[split] or len(classes) != CIFAR_CLASSES[name]:
         raise ValueError(
-            f"{tree} holds {len(files):,} images in {len(classes or ())} class folders, and {name} has "
+            f"{tree} holds {len(files):,} images in {len(classes)} class folders, and {name} has "
             f"{CIFAR_IMAGES[split]:,} in {CIFAR_CLASSES[name]}: "
             "unpack it again, or load a part of it as a folder, by its path"
         )
-    images, paths, _ = decode_images(tree, files, 32, strict=True)
-    return ImageSet(images, folder_labels(paths, classes), classes, paths)
+    decoded = decode_images(tree, files, 32)
+    if decoded.reasons:
+        first, reason = next(iter(decoded.reasons.items()))
+        told = f"{len(decoded.reasons)} of {len(files):,} images under {tree} cannot be read: {first} ({reason})"
+        raise ValueError(f"{told}; unpack {name} again")
+    labels = torch.tensor([classes.index(label) for label in layout.classes])
+    return ImageSet(decoded.images, labels, classes, tuple(file.path for file in files))
 
 
 def _cifar_pickles(source) -> ImageSet:
@@ -332,35 +456,9 @@ def _cifar_pickles(source) -> ImageSet:
     return ImageSet(images, torch.tensor(source.targets), tuple(source.classes))
 
 
-def _folder(path: Path, split: str, size: int | None, strict: bool) -> ImageSet:
-    if size is not None and size < 1:
-        raise ValueError(f"size must be at least 1 pixel, got {size}")
-    root, others, other_root = path, [], path
-    if (path / "train").is_dir() and (path / "test").is_dir():
-        root, other_root = path / split, path / ("test" if split == "train" else "train")
-        others = list_images(other_root)
-    elif split == "test":
-        raise ValueError(
-            f"{path} has no test split: make subfolders train and test, or train with --split fit (judged on 'val')"
-        )
-    files = list_images(root)
-    if not files:
-        raise ValueError(f"no images under {root}: give a folder of files that Pillow reads (.png, .jpg, ...)")
-    classes = folder_classes([*files, *others])
-    if classes is None and any("/" in file.path for file in files):
-        warnings.warn(f"{root} is read without labels: its images do not all lie in <class>/<image>", stacklevel=3)
-    # Both splits count, so that they come in one size.
-    size = size or usual_size(sorted([*(root / f.path for f in files), *(other_root / f.path for f in others)]))
-    images, paths, unreadable = decode_images(root, files, size, strict)
-    labels = None if classes is None else folder_labels(paths, classes)
-    return ImageSet(images, labels, classes or (), paths, tuple(unreadable.items()))
-
-
 def _npz(path: Path, split: str) -> ImageSet:
     if split == "test":
-        raise ValueError(
-            f"{path} has no test split: use a file of test images, or train with --split fit (splits 'fit' and 'val')"
-        )
+        raise ValueError(f"{path} has no test split, as no .npz file has: {NO_TEST}")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             found = {key: arrays[key] for key in ("images", "labels", "class_names") if key in arrays}
@@ -380,8 +478,12 @@ def _npz(path: Path, split: str) -> ImageSet:
     images = torch.from_numpy(np.ascontiguousarray(images))
     if labels is None:
         return ImageSet(images)
-    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
-        raise ValueError(f"{path}: labels must be integers ({len(images)},), got {labels.dtype} {labels.shape}")
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iuUS":
+        raise ValueError(
+            f"{path}: labels must be integers or names ({len(images)},), got {labels.dtype} {labels.shape}"
+        )
+    if labels.dtype.kind in "US":
+        found["class_names"], labels = np.unique(labels.astype(str), return_inverse=True)
     labels = torch.from_numpy(labels.astype(np.int64))
     count = int(labels.max()) + 1 if len(labels) else 0
     names = found.get("class_names", np.arange(count))
@@ -393,6 +495,5 @@ def _unknown(name: str, path: Path) -> str:
         return f"{name} is neither a folder nor an .npz file: give the folder that holds it"
     if path.suffix == ".npz" or len(path.parts) > 1 or name.startswith(("~", ".")):
         return f"{name} does not exist: check the path" + ("" if path.is_absolute() else f" ({path.absolute()})")
-    known = ["shapes", "emoji", *CIFAR_CLASSES, *SUBSETS]
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5) or known
+    near = difflib.get_close_matches(name.lower(), NAMES, n=3, cutoff=0.5) or NAMES
     return f"unknown image set {name!r}: did you mean {', '.join(near)}? Or give the path of a folder or .npz file"

@@ -321,15 +321,11 @@ def test_folder_with_classes(tmp_path):
     assert colours(found.images) == [(1, 0, 7), (1, 1, 7), (1, 2, 7), (0, 0, 7), (0, 1, 7), (0, 2, 7)]
 
 
-def test_flat_and_deep_folders_have_no_labels(tmp_path):
+def test_flat_folders_have_no_labels(tmp_path):
     for name in "ab":
         write_image(tmp_path / "flat" / f"{name}.png", (1, 2, 3))
-        write_image(tmp_path / "deep" / "x" / name / "1.png", (1, 2, 3))
     flat = load_images(tmp_path / "flat")
-    assert (flat.labels, flat.class_names, flat.paths) == (None, (), ("a.png", "b.png"))
-    with pytest.warns(UserWarning, match="without labels"):
-        deep = load_images(tmp_path / "deep")
-    assert (deep.labels, len(deep)) == (None, 2)
+    assert (flat.labels, flat.class_names, flat.paths, flat.notes) == (None, (), ("a.png", "b.png"), ())
 
 
 def test_folder_splits(tmp_path):
@@ -352,7 +348,7 @@ def test_every_kind_of_image_becomes_rgb(tmp_path):
         "c_16bit.png": (128, 128, 128),
         "d_cmyk.tif": (255, 0, 255),
         "e_animated.gif": (0, 0, 255),  # first frame
-        "f_palette.png": (255, 255, 255),  # its one colour is transparent
+        "f_palette.png": (0, 0, 0),  # a transparency that hides everything is not meant
         "g_one_bit.png": (255, 255, 255),
         "h_float.tif": (255, 255, 255),  # constant 0.5 has no range; see below
     }
@@ -441,7 +437,7 @@ def test_what_is_no_file_or_no_longer_readable_stops_nothing(tmp_path, monkeypat
         return scan(folder)
 
     monkeypatch.setattr(os, "scandir", guarded)
-    with pytest.warns(UserWarning, match=r"folder shut/ of .*Permission denied"):
+    with pytest.warns(UserWarning, match=r"folder shut/ cannot be read \(Permission denied"):
         found = load_images(tmp_path / "set")
     assert found.paths == ("a/000.png", "a/001.png", "ünï 日本/000.png", "ünï 日本/001.png")
     assert dict(found.unreadable).keys() == {"a/cut.jpg", "a/pipe.png"}
@@ -453,10 +449,11 @@ DECODER = """
 import resource, sys
 from pathlib import Path
 from sagkit.data import decode
-files = decode.list_images(Path(sys.argv[1]))
+from sagkit.data.folder import list_images
+files = list_images(Path(sys.argv[1])).files
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-images, _, unreadable = decode.decode_images(Path(sys.argv[1]), files, 64)
-print(len(images), len(unreadable), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+images, _, reasons, _ = decode.decode_images(Path(sys.argv[1]), files, 64)
+print(len(images), len(reasons), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
@@ -475,16 +472,16 @@ def test_photographs_of_thirty_megapixels_take_little_memory(tmp_path):
 
 def test_huge_pictures_without_a_draft_are_decoded_one_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(decode, "HUGE", 1000)
-    inside, most, convert = [0], [0], decode._to_rgb
+    inside, most, convert = [0], [0], decode._fit
 
-    def slow(image):
+    def slow(image, size):
         inside[0] += 1
         most[0] = max(most[0], inside[0])
         time.sleep(0.02)
         inside[0] -= 1
-        return convert(image)
+        return convert(image, size)
 
-    monkeypatch.setattr(decode, "_to_rgb", slow)
+    monkeypatch.setattr(decode, "_fit", slow)
     write_tree(tmp_path / "small", ["a"], 6)
     load_images(tmp_path / "small", size=8)
     assert most[0] > 1
@@ -682,19 +679,19 @@ RACER = """
 import hashlib, sys, time
 from pathlib import Path
 from sagkit.data import decode
+from sagkit.data.folder import list_images
 folder, ready = Path(sys.argv[1]), Path(sys.argv[2])
-files = decode.list_images(folder)
+files = list_images(folder).files
 (ready / sys.argv[3]).touch()
 while len(list(ready.iterdir())) < 2:
     time.sleep(0.001)
-target = decode._cache_path(folder, files, 32)
+target, decoded = decode._cache_path(folder, files, 32), decode._decode(folder, files, 32)
 for turn in range(40):  # both write the same file and read it while the other writes
-    images, unreadable, _ = decode._decode(folder, files, 32) if turn == 0 else (images, unreadable, True)
-    decode._write_cache(target, images, unreadable)
+    decode._write_cache(target, decoded)
     stored = decode._read_cache(target)
-    assert stored is not None and (stored[0] == images).all(), turn
-images, paths, _ = decode.decode_images(folder, files, 32)
-print(hashlib.sha256(images.numpy().tobytes()).hexdigest(), len(paths))
+    assert stored is not None and (stored.images == decoded.images).all(), turn
+images = decode.decode_images(folder, files, 32).images
+print(hashlib.sha256(images.numpy().tobytes()).hexdigest(), len(images))
 """
 
 
