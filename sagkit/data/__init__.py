@@ -13,6 +13,7 @@ _HOME = {  # loaded when first asked for: a command that needs one room does not
     "VectorSet": "sagkit.data.series",
     "attribution": "sagkit.data.load",
     "load_bank": "sagkit.data.load",
+    "load_folder": "sagkit.data.load",
     "load_images": "sagkit.data.load",
     "make_shapes": "sagkit.data.load",
     "validation_split": "sagkit.data.load",

@@ -20,7 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 # Formats Pillow lists but that are documents, or that only a plug-in or another program can draw.
 NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
@@ -217,10 +217,9 @@ def picture_format(path: str | Path) -> str | None:
     try:
         with Image.open(path, formats=likely) as image:
             return image.format
-    except UnidentifiedImageError:
-        return None
-    except Exception:  # a picture, though one that breaks a limit: decoding names it
-        return likely[0]
+    except Exception as error:  # a picture, though one beyond a limit, is decoded or named later
+        limited = isinstance(error, Image.DecompressionBombError) or "MAX_TEXT" in str(error)
+        return likely[0] if limited else None
 
 
 def foreign_format(magic: bytes) -> str:

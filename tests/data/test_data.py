@@ -552,7 +552,7 @@ def test_folder_with_fewer_than_two_images_is_refused(tmp_path, content):
     [
         ("cifar-100", "did you mean cifar100"),
         ("shape", "did you mean shapes"),
-        ("zzz", "did you mean shapes, cifar10, cifar100"),
+        ("zzz", "did you mean shapes, emoji, cifar10, cifar100"),
         ("./no/such/folder", "does not exist"),
         ("missing.npz", "does not exist"),
         (__file__, "neither a folder nor an .npz"),
