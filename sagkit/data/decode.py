@@ -6,11 +6,11 @@
     cache file = hash(root, S) - hash(relative path, size in bytes, mtime of every file) .safetensors
 
 [K] Decoding CIFAR-100's 50,000 training files takes about ten core-seconds; listing them and reading the cache, less
-than one. The cache holds tensors and words only (safetensors: nothing in it can run code). It is written to a
-temporary file and moved into place, so that a reader sees a whole file or none, and of two processes that race both
-decode and the later one's identical file stays. A changed, added or removed file changes the name; the superseded
-cache of the same folder is then deleted. A refusal is never cached: limits, plug-ins, permissions and networks change,
-so that what could not be read is tried again each time, and where that succeeds the folder is decoded afresh.
+than one. The cache holds tensors and words only (safetensors: nothing in it can run code). A reader sees a whole file
+or none, and of two processes that race both decode and the later one's identical file stays. A changed, added or
+removed file changes the name; the superseded cache of the same folder is then deleted. A refusal is never cached:
+limits, plug-ins, permissions and networks change, so that what could not be read is tried again each time, and where
+that succeeds the folder is decoded afresh.
 
 [K] Files of 16 bits hold 10, 12 or 14 as often, and floating point has no agreed white. So black is 0, or the folder's
 least value if that is negative; white is the first of WHITES that holds the folder's greatest value, or that value
@@ -22,7 +22,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import tempfile
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +40,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from sagkit.data.files import write_atomically
 from sagkit.data.folder import MAGIC, REMEDY, ListedFile, foreign_format, load_plugins
 
 DECODER = 2  # part of every cache file's name: raise it when the same file is decoded to other pixels
@@ -301,18 +301,13 @@ def _read_cache(target: Path) -> Decoded | None:
 
 
 def _write_cache(target: Path, decoded: Decoded) -> None:
-    temporary = None
+    tensors = {"images": decoded.images, "outcome": decoded.outcome}
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(suffix=".part", dir=target.parent)
-        os.close(handle)
-        tensors = {"images": decoded.images, "outcome": decoded.outcome}
-        save_file(tensors, temporary, metadata={"depth": decoded.depth})
-        os.replace(temporary, target)
-        for superseded in target.parent.glob(target.name[:25] + "*.safetensors"):  # "decoded-<place>-"
-            if superseded != target:
-                superseded.unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+        write_atomically(target, lambda draft: save_file(tensors, draft, metadata={"depth": decoded.depth}))
+    except OSError as error:
         warnings.warn(f"decoded images are not cached ({error}): set SAGKIT_CACHE to a writable folder", stacklevel=4)
+        return
+    for superseded in target.parent.glob(target.name[:25] + "*.safetensors"):  # "decoded-<place>-"
+        if superseded != target:
+            with suppress(OSError):
+                superseded.unlink()

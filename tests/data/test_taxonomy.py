@@ -145,17 +145,3 @@ def test_what_is_not_known_is_said_in_one_line(call, words):
     with pytest.raises(ValueError, match=words) as error:
         call()
     assert "\n" not in str(error.value)
-
-
-def test_names_that_are_given_choose_classes_of_cifar_in_their_order_and_foreign_names_are_refused():
-    chosen = ("wolf", "cup", "fox")
-    rows = [CLASSES.index(name) for name in chosen]
-    for reference in ("wordnet", "wordnet-path", "superclass"):
-        whole, part = class_distances("cifar100", reference), class_distances("cifar100", reference, chosen)
-        np.testing.assert_array_equal(part, whole[np.ix_(rows, rows)])
-        with pytest.raises(ValueError, match="'my dog' is no class of cifar100.*'family/kind'"):
-            class_distances("cifar100", reference, ("wolf", "my dog"))
-    names, group = superclasses("cifar100", chosen)
-    assert [names[i] for i in group] == ["large_carnivores", "food_containers", "medium_mammals"]
-    own = ("pets/dog", "wild/fox")  # what the refusal says
-    assert class_distances("mine", "tree", own).tolist() == [[0, 1], [1, 0]]
