@@ -4,16 +4,20 @@
     sagkit study figures --talk --out runs/figures   all, as SVG, too
 
 Images are the procedural `shapes`, features the first 32 principal components of their pixels, so that the command
-needs neither a download nor a training; figures about CIFAR-100 are read from the committed records. [K]
+needs neither a download nor a training; figures about CIFAR-100 are read from the committed records. Each file
+keeps the digest of what it shows (`content`), by which a test holds the committed ones to the committed records. [K]
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
 
+import numpy as np
 import torch
+from matplotlib.text import Text
 from sklearn.decomposition import PCA
 
 from sagkit.augment import Augmentation, two_views
@@ -24,6 +28,25 @@ from sagkit.metrics.stats import Summary
 from sagkit.show import plots, scenes
 from sagkit.train.record import groups, is_control, pairs_by_seed, read_records
 from sagkit.walk import weighted_walk
+
+
+def content(picture: plots.Picture) -> str:
+    """Digest of the words and the numbers that a picture shows, to four digits, wherever a label or an axis lies."""
+    shown = [text.get_text() for text in picture.findobj(Text) if text.get_text() and not _is_tick(text)]
+    for axis in picture.axes:
+        shown += [_written(line.get_xydata()) for line in axis.lines]
+        shown += [_written(points.get_offsets()) for points in axis.collections]
+        shown += [_written(bar.get_xy()) for bar in axis.patches if hasattr(bar, "get_width")]
+    return hashlib.sha256("\n".join(sorted(shown)).encode()).hexdigest()[:16]
+
+
+def _written(numbers) -> str:
+    return " ".join(f"{value:.4g}" for value in np.asarray(numbers, dtype=float).ravel())
+
+
+def _is_tick(text: Text) -> bool:
+    """Whether matplotlib chose a text itself, as it does the numbers along an axis."""
+    return re.fullmatch(r"[−+-]?[\d.]+", text.get_text()) is not None
 
 
 def pixel_scene(images: int = 512, seed: int = 0) -> scenes.Scene:
@@ -103,6 +126,15 @@ def controls_picture(results: Path, profile: str = "gpu-minute") -> plots.Pictur
     return gain_and_price([r for r in records if r["method"] in ("vicreg", "sag-vicreg") and r["variant"] in variants])
 
 
+def of_records(results: Path) -> dict[str, plots.Picture | None]:
+    """The pictures that show nothing but records, by file name; None where there are none to show."""
+    return {
+        "purity": purity_picture(results),
+        "controls": controls_picture(results),
+        "controls-late": controls_picture(results, "tuned"),
+    }
+
+
 def main(out: Path = Path("figures/talk"), results: Path = Path("figures/results"), talk: bool = False) -> None:
     """Write the pictures that README and the results show.
 
@@ -112,17 +144,12 @@ def main(out: Path = Path("figures/talk"), results: Path = Path("figures/results
         talk: also a walk, an anchor's pairs and the class tree; and each picture as SVG, too.
     """
     scene = pixel_scene()
-    pictures = {
-        "method": method_picture(scene),
-        "purity": purity_picture(results),
-        "controls": controls_picture(results),
-        "controls-late": controls_picture(results, "tuned"),
-    }
+    pictures = {"method": method_picture(scene), **of_records(results)}
     if talk:
         pictures["walk"] = scenes.walk_view(scene, start=5, length=4, seed=1)
         pictures["pairs"] = scenes.pairing_view(scene, anchor=5, length=1, k=3, mutual=False)
         pictures["tree"] = shapes_tree()
     for name, picture in pictures.items():
         if picture is not None:
-            plots.save(picture, out / name, (".png", ".svg") if talk else (".png",))
+            plots.save(picture, out / name, (".png", ".svg") if talk else (".png",), f"shown: {content(picture)}")
             print(out / name)

@@ -1,11 +1,13 @@
 """Pictures for a talk show what was computed: images, pairs and figures are read back from the drawing."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.collections import PathCollection
+from PIL import Image
 
 from sagkit.data.load import make_shapes
 from sagkit.graph import similarity_graph
@@ -100,3 +102,25 @@ def test_a_batch_is_painted_where_its_points_are(scene):
         assert any(np.array_equal(part, image) for part in around)  # to a pixel
     (squares,) = (c for c in axis.collections if isinstance(c, PathCollection))
     np.testing.assert_allclose(squares.get_offsets()[0], plots.inside(xy)[3])
+
+
+HOUSE = Path(__file__).parents[2]
+
+
+def test_the_committed_pictures_show_the_committed_records():
+    for name, picture in figures.of_records(HOUSE / "figures/results").items():
+        kept = Image.open(HOUSE / f"figures/talk/{name}.png").text["Source"]
+        assert kept == f"shown: {figures.content(picture)}", f"{name} is stale: run sagkit study figures"
+
+
+def test_a_pictures_content_is_its_numbers_and_words_and_not_where_they_lie(tmp_path):
+    def drawn(y=0.5, name="a", limits=(0, 1)):
+        picture = plots.curves({name: ([0.1, 0.2], [0.3, y])}, "x", "y")
+        picture.axes[0].set_ylim(limits)
+        return picture
+
+    assert figures.content(drawn()) == figures.content(drawn(limits=(-5, 9)))
+    assert figures.content(drawn()) == figures.content(drawn(0.5 + 1e-9))
+    assert len({figures.content(drawn(*other)) for other in ((), (0.51,), (0.5, "b"))}) == 3
+    plots.save(drawn(), tmp_path / "p", (".png",), f"shown: {figures.content(drawn())}")
+    assert Image.open(tmp_path / "p.png").text["Source"] == f"shown: {figures.content(drawn())}"

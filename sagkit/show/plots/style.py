@@ -55,12 +55,15 @@ class Picture(Figure):
         return buffer.getvalue()
 
 
-def save(figure: Figure, path: str | Path, suffixes: tuple[str, ...] = (".png", ".svg")) -> None:
-    """Write a figure as `path`.png and `path`.svg, or with other suffixes; the folder is made if need be."""
+def save(figure: Figure, path: str | Path, suffixes: tuple[str, ...] = (".png", ".svg"), source: str = "") -> None:
+    """Write a figure as `path`.png and `path`.svg, or with other suffixes; the folder is made if need be.
+
+    `source` is kept in the files' metadata under that name: what the figure was drawn from.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     for suffix in suffixes:
-        figure.savefig(path.with_suffix(suffix), bbox_inches="tight")
+        figure.savefig(path.with_suffix(suffix), bbox_inches="tight", metadata={"Source": source} if source else None)
 
 
 def credited(figure: Figure, credit: str) -> Figure:
