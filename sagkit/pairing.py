@@ -106,6 +106,7 @@ class WalkPairing(Pairing):
         temperature: of the cosine kernel's softmax, greater than 0.
         kernel: "cosine", "gaussian" or "shared"; see `graph.similarity_graph`.
         mutual: keep only edges that both ends agree on.
+        sinkhorn: iterations towards doubly stochastic weights, at least 0; see `graph.similarity_graph`.
         every: build graph and pairs at every m-th call only; the calls between return no pairs.
         seed: of the walks; every process of a distributed run needs the same.
         restart: probability per step of jumping back to the anchor, in [0, 1).
@@ -136,6 +137,7 @@ class WalkPairing(Pairing):
         expected: bool = False,
         null: float = 0.0,
         weight: float | None = None,
+        sinkhorn: int = 0,
     ):
         super().__init__()
         check_settings(k, length, walks, temperature, kernel, restart, confident)
@@ -149,7 +151,7 @@ class WalkPairing(Pairing):
                 f"expected has all walks at once, got walks = {walks}, unique = {unique}: leave 1 and False"
             )
         self.k, self.length, self.walks = k, length, walks
-        self.temperature, self.kernel, self.mutual = temperature, kernel, mutual
+        self.temperature, self.kernel, self.mutual, self.sinkhorn = temperature, kernel, mutual, sinkhorn
         self.every, self.seed, self.restart = every, seed, restart
         self.unique, self.confident = unique, confident
         self.expected, self.null, self.weight = expected, null, weight
@@ -212,7 +214,7 @@ class WalkPairing(Pairing):
 
     def graph_of(self, nodes: Float[Tensor, "N F"]) -> Graph:
         """The graph that is walked on."""
-        return similarity_graph(nodes, self.k, self.kernel, self.temperature, self.mutual)
+        return similarity_graph(nodes, self.k, self.kernel, self.temperature, self.mutual, sinkhorn=self.sinkhorn)
 
     # The counter travels in the state dict as extra state: a buffer would follow the module to the GPU, and reading it
     # there would make every step wait for the device. It is a tensor there, because safetensors stores nothing else.
@@ -286,6 +288,7 @@ class DatasetPairing(Pairing):
         temperature: of the cosine kernel's softmax, greater than 0.
         kernel: "cosine", "gaussian" or "shared"; see `graph.similarity_graph`.
         mutual: keep only edges that both ends agree on.
+        sinkhorn: iterations towards doubly stochastic weights, at least 0; see `graph.similarity_graph`.
         restart: probability per step of jumping back to the start, in [0, 1).
         confident: walks count only with at least the weight that this fraction of all images' walks reaches; the
             threshold is set anew with each graph, from one walk per image.
@@ -304,13 +307,14 @@ class DatasetPairing(Pairing):
         restart: float = 0.0,
         confident: float = 1.0,
         every: int = 1,
+        sinkhorn: int = 0,
     ):
         super().__init__()
         check_settings(k, length, 1, temperature, kernel, restart, confident)
         require("every", every, "[1, inf)", "1 builds the graph anew at each epoch", whole=True)
         self.every = every
         self.k, self.length, self.restart, self.confident = k, length, restart, confident
-        self.temperature, self.kernel, self.mutual = temperature, kernel, mutual
+        self.temperature, self.kernel, self.mutual, self.sinkhorn = temperature, kernel, mutual, sinkhorn
         self.graph: Graph | None = None
         self._tables: Tables | None = None
         self._least: float | Tensor = 0.0
@@ -325,7 +329,7 @@ class DatasetPairing(Pairing):
 
     def graph_of(self, nodes: Float[Tensor, "N F"]) -> Graph:
         """The graph that is walked on."""
-        return similarity_graph(nodes, self.k, self.kernel, self.temperature, self.mutual)
+        return similarity_graph(nodes, self.k, self.kernel, self.temperature, self.mutual, sinkhorn=self.sinkhorn)
 
     def _set(self, graph: Graph) -> None:
         self.graph, self._tables, self._least = graph, walk_tables(graph), 0.0

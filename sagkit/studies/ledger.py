@@ -4,6 +4,8 @@
 
     --profile tour --method vicreg --keep-at 4              # one run a line; then a branch of it
     --profile tour --method sag-vicreg --walk-start 0.5 --trunk runs/tour/shapes/vicreg-seed0.epoch4.safetensors
+    --profile tour --method vicreg --seed {1,2}             # two runs: values in braces stand for one line each
+    --profile tour --method dino --seed {1,2} --lr {1e-3,2e-3}      # two, not four
 
 A run whose record and encoder exist is skipped, an interrupted one continues from its checkpoint, and a line with a
 trunk waits until another run has kept it. A line that fails is reported and the others continue. The processes that
@@ -14,9 +16,11 @@ much. [K]
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,6 +30,7 @@ from sagkit.train.build import judged_on
 from sagkit.train.config import Config, flags, parse
 from sagkit.train.trainer import fit, stored_run
 
+BRACES = re.compile(r"\{([^{}]*)\}")
 POLL = 0.5  # seconds between two looks for trunks that a running line keeps
 SHOWN = ("spearman_pairs", "knn", "label_free")
 
@@ -39,18 +44,31 @@ def read_plan(path: str | Path) -> list[Config]:
     """
     plan: dict[tuple, Config] = {}
     for number, line in enumerate(Path(path).read_text().splitlines(), 1):
-        words = shlex.split(line, comments=True)
-        if not words:
-            continue
         try:
-            config = parse(words)
+            configs = [parse(words) for words in _runs_of(line)]
         except (ValueError, SystemExit) as error:
             raise ValueError(f"{path}, line {number}: {error if str(error) != '2' else 'see above'}") from None
-        named = config.profile, config.data, config.method, config.variant, config.seed
-        if named in plan:
-            raise ValueError(f"{path}, line {number} is a run that stands above: give it a --variant or another --seed")
-        plan[named] = config
+        for config in configs:
+            named = config.profile, config.data, config.method, config.variant, config.seed
+            if named in plan:
+                raise ValueError(
+                    f"{path}, line {number} is a run that stands above: give it a --variant or another --seed"
+                )
+            plan[named] = config
     return list(plan.values())
+
+
+def _runs_of(line: str) -> list[list[str]]:
+    """The words of each run that a line stands for: none of an empty one, one for each of the values in braces."""
+    words = shlex.split(line, comments=True)
+    several = {len(found.split(",")) for word in words for found in BRACES.findall(word)} or {1}
+    if len(several) > 1:
+        raise ValueError(f"braces hold {' and '.join(map(str, sorted(several)))} values: give each as many")
+
+    def run(number: int) -> list[str]:
+        return [BRACES.sub(lambda found: found[1].split(",")[number], word) for word in words]
+
+    return [run(number) for number in range(several.pop())] if words else []
 
 
 def work_off(plan: list[Config], jobs: int = 1, tell=print) -> list[Config]:
@@ -110,15 +128,17 @@ def _run(config: Config, train: ImageSet, queries: ImageSet) -> str:
     return ", ".join(f"{name} {run.record['metrics'][name]:.4f}" for name in SHOWN if name in run.record["metrics"])
 
 
-def main(plan: str, /, jobs: int = 1) -> None:
+def main(plan: str, /, jobs: int = 1, results: str = "") -> None:
     """Run a plan of trainings, several at once, each once.
 
     Args:
         plan: text file, one run a line: the flags of `sagkit train`.
         jobs: runs at once.
+        results: folder of all run records, in place of what the lines say.
     """
     try:
-        failed = work_off(read_plan(plan), jobs)
+        runs = read_plan(plan)
+        failed = work_off([replace(run, results=results) for run in runs] if results else runs, jobs)
     except BrokenProcessPool:
         raise ChildProcessError(
             "a run was ended from outside, as when memory runs out: start again with fewer --jobs; "

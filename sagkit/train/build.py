@@ -32,7 +32,7 @@ from sagkit.train.distill import DINO, IJEPA
 from sagkit.train.methods import NEVER, Method, Ramp, TwoViews, only_process
 
 FINAL_FRACTION = 1e-3  # VICReg's authors: end_lr = base_lr * 0.001
-GRAPH_FIELDS = ("k", "length", "temperature", "kernel", "mutual", "restart", "confident")
+GRAPH_FIELDS = ("k", "length", "temperature", "kernel", "mutual", "sinkhorn", "restart", "confident")
 LOCAL_SMALLEST = 0.05  # area of a local view: from here to crop_min, where the global ones begin; DINO's authors
 
 
@@ -140,12 +140,13 @@ def build_encoder(config: Config, train: Examples) -> Encoder:
 
 def build_method(config: Config, encoder: nn.Module, gather=only_process, known: dict | None = None) -> Method:
     """The method of a configuration around an encoder; `known` are labels of the training images, see `known_of`."""
+    length = math.inf if config.schedule == "wsd" else config.epochs  # a trunk does not know how long it will be
     if config.method == "dino":
         head = config.projector_hidden, config.projector_out, config.prototypes
-        return DINO(encoder, *head, config.ema, config.epochs)
+        return DINO(encoder, *head, config.ema, length, config.head_norm)
     if config.method == "ijepa":
         predictor = config.predictor_width, config.predictor_depth
-        return IJEPA(encoder, config.view_size, *predictor, config.ema, config.epochs)
+        return IJEPA(encoder, config.view_size, *predictor, config.ema, length)
     width, *shape = encoder.feature_width, config.projector_hidden, config.projector_out, config.projector_layers
     projector = make_projector(width, *shape)
     if config.method == "vicreg":

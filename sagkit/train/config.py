@@ -104,6 +104,23 @@ RECIPES: dict[str, dict] = {
 }
 
 
+# In the profiles of trunks and branches: rivals that leave their floors. DINO on the ResNet of the others by lightly's
+# CIFAR recipe (SGD 0.06 for 128 images); I-JEPA's decay and a warm-up of a tenth of the shortest run.
+_LONG_RECIPES: dict[str, dict] = {
+    "dino": {
+        "encoder": "resnet10-w16",
+        "optimizer": "sgd",
+        "lr": 0.12,
+        "weight_decay": 5e-4,
+        "clip": 0.0,
+        "prototypes": 2048,
+        "head_norm": True,
+        "ema": 0.99,
+    },
+    "ijepa": {"weight_decay": 0.05, "warmup_epochs": 3.0},
+}
+
+
 def _of(role: str, default, says: str, among: str | tuple[str, ...] | None = None):
     """A field: its role, default, what `--help` says of it, and its values: names to choose from, or an interval."""
     return field(default=default, metadata={"role": role, "help": says, "among": among})
@@ -150,6 +167,7 @@ class Config:
     temperature: float = _of("pairing", 0.1, "of the cosine kernel", "(0, inf)")
     kernel: str = _of("pairing", "cosine", "of the graph's edges", KERNELS)
     mutual: bool = _of("pairing", False, "keep only edges that both ends agree on")
+    sinkhorn: int = _of("pairing", 0, "iterations towards doubly stochastic edges; 3: ReSA", "[0, inf)")
     restart: float = _of("pairing", 0.0, "probability per step of jumping back to the start", "[0, 1)")
     unique: bool = _of("pairing", False, "several walks of one image that meet count once")
     confident: float = _of("pairing", 1.0, "fraction of the pairs, those of largest weight, that count", "(0, 1]")
@@ -163,7 +181,8 @@ class Config:
     queue_batches: int = _of("pairing", 4, "batches remembered under scope queue", "[1, inf)")
     graph_epochs: int = _of("pairing", 1, "epochs between two graphs under scope dataset", "[1, inf)")
 
-    ema: float = _of("optimiser", 0.996, "dino, ijepa: the teacher's first momentum; METHOD.md section 6", "[0, 1)")
+    ema: float = _of("optimiser", 0.996, "dino, ijepa: the teacher's momentum at first, and under wsd always", "[0, 1)")
+    head_norm: bool = _of("model", False, "dino: batch normalisation in the head")
     prototypes: int = _of("model", 4096, "dino: outputs of the head; METHOD.md section 6", "[1, inf)")
     local_views: int = _of("data", 0, "dino: further small crops per image; METHOD.md section 6", "[0, inf)")
     local_size: int = _of("data", 16, "their pixels; half the views, as 96 of 224 in DINO", "[1, inf)")
@@ -311,7 +330,8 @@ def configure(method: str = "vicreg", profile: str = "tour", **fields) -> Config
     _known("profile", profile, PROFILES)
     for name in fields:
         _known("field", name, Config.__dataclass_fields__)
-    return replace(Config(method=method, profile=profile), **{**PROFILES[profile], **RECIPES.get(method, {}), **fields})
+    recipe = RECIPES.get(method, {}) | (_LONG_RECIPES.get(method, {}) if profile.startswith("long") else {})
+    return replace(Config(method=method, profile=profile), **{**PROFILES[profile], **recipe, **fields})
 
 
 def _known(kind: str, name: str, names: Iterable[str]) -> None:

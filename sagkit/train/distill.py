@@ -1,6 +1,6 @@
 """DINO and I-JEPA: a student learns to predict what a slow average of itself, the teacher, makes of the same image.
 
-    teacher <- m teacher + (1 - m) student,  m rising to 1 over the run
+    teacher <- m teacher + (1 - m) student,  m rising to 1 over the run; constant where that has no length
     DINO    cross-entropy( softmax((t - centre) / T_t) of one view,  softmax(s / T_s) of another )
     I-JEPA  smooth L1( layer-normalised teacher's patches of the whole view,  predictor(student's context patches) )
 
@@ -49,7 +49,7 @@ class Distillation(Method):
     Args:
         encoder: becomes the teacher, and the student a copy of it.
         ema: the average's momentum at the start, in [0, 1); it ends at 1.
-        epochs: of the run.
+        epochs: of the run; infinite for one whose length nothing may depend on: all schedules stay where they begin.
     """
 
     def __init__(self, encoder: Encoder, ema: float, epochs: float):
@@ -83,9 +83,19 @@ class DINO(Distillation):
         prototypes: outputs.
         ema: see Distillation.
         epochs: likewise.
+        norm: batch normalisation in the head, as in lightly's CIFAR recipe; the authors' has none.
     """
 
-    def __init__(self, encoder: Encoder, hidden: int, bottleneck: int, prototypes: int, ema: float, epochs: float):
+    def __init__(
+        self,
+        encoder: Encoder,
+        hidden: int,
+        bottleneck: int,
+        prototypes: int,
+        ema: float,
+        epochs: float,
+        norm: bool = False,
+    ):
         super().__init__(encoder, ema, epochs)
         from lightly.loss import DINOLoss  # here, because importing lightly takes seconds
         from lightly.models.modules import DINOProjectionHead
@@ -94,7 +104,9 @@ class DINO(Distillation):
         with warnings.catch_warnings():  # lightly's head uses torch's older weight_norm
             warnings.simplefilter("ignore", FutureWarning)
             self.head, self.teacher_head = (
-                DINOProjectionHead(encoder.feature_width, hidden, bottleneck, prototypes, freeze_last_layer=freeze)
+                DINOProjectionHead(
+                    encoder.feature_width, hidden, bottleneck, prototypes, batch_norm=norm, freeze_last_layer=freeze
+                )
                 for _ in range(2)
             )
         self.teacher_head.load_state_dict(self.head.state_dict())

@@ -317,3 +317,20 @@ def test_the_transition_matrix_is_the_walks_law_where_rows_do_not_sum_to_one_and
     for row, expected in zip(ends, law, strict=True):
         share = torch.bincount(row, minlength=3) / 4000
         assert (share - expected).abs().max() < 0.03  # 4.4 standard deviations
+
+
+def test_sinkhorns_iterations_make_walks_end_everywhere_alike_and_keep_edges_and_their_odds():
+    x = torch.randn(40, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for fields in ({"k": 39}, {"k": 12, "mutual": True}):
+        plain, much = (similarity_graph(x, temperature=0.3, sinkhorn=n, **fields) for n in (0, 200))
+        assert torch.equal(plain.neighbors, much.neighbors)
+        assert torch.equal(plain.weights > 0, much.weights > 0)
+        into = much.to_dense().sum(dim=0)
+        torch.testing.assert_close(into, torch.ones_like(into), rtol=0, atol=0.02)
+        assert plain.to_dense().sum(dim=0).std() > 0.1, "hubs"
+        few = similarity_graph(x, temperature=0.3, sinkhorn=3, **fields).to_dense()
+        by_hand = plain.to_dense()
+        for _ in range(3):
+            by_hand = by_hand / by_hand.sum(dim=0)
+            by_hand = by_hand / by_hand.sum(dim=1, keepdim=True)
+        torch.testing.assert_close(few, by_hand)

@@ -1,8 +1,10 @@
 """A ledger's runs are those of `train`, made once, in an order that trunks allow; a line that fails stops no other."""
 
 import json
+import math
 import shlex
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +14,8 @@ from sagkit.__main__ import main as sagkit
 from sagkit.data.load import load_images
 from sagkit.studies import ledger
 from sagkit.studies.ledger import read_plan, work_off
-from sagkit.train.config import flags
-from sagkit.train.record import load_encoder, run_path
+from sagkit.train.config import Config, check, configure, flags
+from sagkit.train.record import load_encoder, run_path, snapshot_path
 from sagkit.train.trainer import fit
 
 
@@ -73,6 +75,8 @@ def test_a_trunk_that_nobody_keeps_ends_the_ledger(tmp_path):
     [
         ("--method vicreg\n\n--profile laptopp\n", "plan.txt, line 3: unknown profile 'laptopp': did you mean laptop"),
         ("--method vicreg\n--method vicreg --lr 2\n", "line 2 is a run that stands above: give it a --variant"),
+        ("--seed {0,1} --lr {1,2,3}\n", "line 1: braces hold 2 and 3 values: give each as many"),
+        ("--seed {0,0}\n", "line 1 is a run that stands above"),
         ("--seed many\n", "line 1: see above"),
     ],
 )
@@ -95,3 +99,52 @@ def test_a_process_that_is_killed_is_told_with_a_remedy(tmp_path, monkeypatch):
     monkeypatch.setattr(ledger, "work_off", killed)
     with pytest.raises(SystemExit, match=r"^sagkit study ledger: .*ended from outside.*fewer --jobs"):
         sagkit(["study", "ledger", str(tmp_path / "plan.txt")])
+
+
+def test_a_line_with_values_in_braces_is_a_run_for_each(tmp_path):
+    (tmp_path / "plan.txt").write_text(
+        "--seed {3,5} --trunk trunk-seed{3,5}.epoch4 --keep-at {1,2} 4  # {a,b,c}\n--seed 7\n"
+    )
+    runs = read_plan(tmp_path / "plan.txt")
+    assert [(run.seed, run.trunk, run.keep_at) for run in runs] == [
+        (3, "trunk-seed3.epoch4", (1, 4)),
+        (5, "trunk-seed5.epoch4", (2, 4)),
+        (7, "", ()),
+    ]
+
+
+def quickly(words: list[str]) -> Config:
+    """A command line as `parse` reads it, of flags that are well formed; tyro takes a fifth of a second for each."""
+    fields = {}
+    for word in words:
+        if word.startswith("--"):
+            name = word[2:].replace("-", "_")
+            values = fields[name] = []
+        else:
+            values.append(word)
+    for name, values in list(fields.items()):
+        if not values:
+            del fields[name]
+            fields[name.removeprefix("no_")] = not name.startswith("no_")
+            continue
+        kind = type(Config.__dataclass_fields__[name].default)
+        fields[name] = tuple(map(int, values)) if kind is tuple else kind(*values)
+    config = configure(**fields)
+    check(config)
+    return config
+
+
+def test_every_run_of_the_kits_own_plans_can_be_and_every_branch_has_its_trunk_above_it(monkeypatch):
+    plans = sorted((Path(ledger.__file__).parents[2] / "figures/plans").glob("*.txt"))
+    assert {path.stem for path in plans} == {"long", "long-search"}
+    last = [path.read_text().splitlines()[-1] for path in plans]
+    assert all(quickly(words) == ledger.parse(words) for line in last for words in ledger._runs_of(line)[:1])
+    monkeypatch.setattr(ledger, "parse", quickly)
+    for path in plans:
+        kept = set()
+        for run in read_plan(path):
+            assert not run.trunk or run.trunk in kept, run.trunk
+            checkpoint = run_path(run, run.runs).with_suffix(".safetensors")
+            kept |= {str(snapshot_path(checkpoint, epoch)) for epoch in run.keep_at}
+            if run.decay:  # a tenth of the trunk, and not less
+                assert run.decay == math.ceil((run.epochs - run.decay) / 10)

@@ -73,7 +73,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_ones():
 
 
 WALKS = {"alpha", "keep", "walk_start", "walk_warmup", "pairs", "matched", "k", "length", "walks", "temperature"}
-WALKS |= {"expected", "null", "weight"}
+WALKS |= {"expected", "null", "weight", "sinkhorn"}
 WALKS |= {"kernel", "mutual", "restart", "unique", "confident", "every", "scope", "queue_batches", "graph_epochs"}
 KEPT = {"readout_every", "snapshots", "probe", "resamplings", "keep_at", "overwrite", "trunk", "variant"}
 PLACES = {"threads", "results", "runs", "data_root"}

@@ -173,3 +173,24 @@ def test_the_rate_rises_stays_and_falls_along_a_line_to_a_thousandth():
     assert rates[4:12] == [1.0] * 8
     assert rates[12:] == pytest.approx([1 - 0.999 * t / 8 for t in range(8)])
     assert [learning_rate(step, 90, 4, 0.5, 512, decay=0) for step in range(12)] == rates[:12], "whatever the length"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"method": "dino", "encoder": "resnet10-w4", "prototypes": 32, "head_norm": True, "ema": 0.9},
+        {"method": "ijepa", "encoder": "vit-d16-l1-p4-avg", "predictor_width": 16, "predictor_depth": 1},
+    ],
+    ids=["dino", "ijepa"],
+)
+def test_a_teacher_of_a_trunk_does_not_know_how_long_it_will_be(tmp_path, images, fields):
+    ends = WSD | fields
+    fit(tiny(tmp_path, **ends | {"variant": "trunk", "decay": 0.0, "keep_at": (1,)}), *images, progress=False)
+    kept = next((tmp_path / "runs").rglob("*-trunk-seed0.epoch1.safetensors"))
+    whole = fit(tiny(tmp_path / "whole", **ends | {"epochs": 3, "decay": 2.0}), *images, progress=False)
+    grown = fit(
+        tiny(tmp_path / "grown", **ends | {"epochs": 3, "decay": 2.0}, trunk=str(kept)), *images, progress=False
+    )
+    for name, value in whole.encoder.state_dict().items():
+        assert torch.equal(grown.encoder.state_dict()[name], value), name
