@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import tempfile
 import warnings
 from importlib.resources import files
 from pathlib import Path
@@ -34,6 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sagkit.data.decode import cache_folder
+from sagkit.data.files import write_atomically
 
 HELD_OUT = 400  # emoji of split "test"
 ATTRIBUTION = "Emoji: OpenMoji (openmoji.org), CC BY-SA 4.0; groups: Unicode"
@@ -122,10 +121,6 @@ def _one_character_each(font: Path, characters: tuple[str, ...]) -> tuple[io.Byt
 def _keep(target: Path, images: Tensor) -> None:
     """Write the cache file, whole or not at all."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(suffix=".part", dir=target.parent)
-        os.close(handle)
-        save_file({"images": images}, temporary)
-        os.replace(temporary, target)
-    except (OSError, SafetensorError) as error:
+        write_atomically(target, lambda draft: save_file({"images": images}, draft))
+    except OSError as error:
         warnings.warn(f"drawn emoji are not cached ({error}): set SAGKIT_CACHE to a writable folder", stacklevel=4)

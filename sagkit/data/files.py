@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
@@ -26,7 +27,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
         OSError: where it cannot be written, in one line; the old file is kept, and no draft.
     """
     path = Path(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    draft = path.with_name(f".{path.name}.{_machine()}-{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_drafts(path)
@@ -57,11 +58,15 @@ def _sync(draft: Path) -> None:
 
 
 def _remove_drafts(path: Path) -> None:
-    """Remove drafts of this file whose process is gone."""
-    for draft in path.parent.glob(f".{escape(path.name)}.*.part"):
-        pid = draft.name.split(".")[-2]
+    """Remove drafts of this file whose process is gone; of another machine's processes nothing is known."""
+    for draft in path.parent.glob(f".{escape(path.name)}.{_machine()}-*.part"):
+        pid = draft.name.removesuffix(".part").rpartition("-")[2]
         if pid.isdecimal() and not is_running(int(pid)):
             draft.unlink(missing_ok=True)
+
+
+def _machine() -> str:
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
 
 
 def is_running(pid: int) -> bool:

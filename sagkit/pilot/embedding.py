@@ -14,8 +14,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from sagkit.data.files import write_atomically, write_text
 from sagkit.model import extract_features
-from sagkit.train.record import write_atomically, write_text
 
 
 class Embedding(NamedTuple):

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
+from sagkit.data.files import write_atomically, write_text
+
 ODD = "odd"  # the class folder of the anomalies
 CROP, STORED = 128, 64  # pixels: side of the crop, and of the stored image
 REGIONS = (2, 3)
@@ -39,23 +41,25 @@ def make_photo_folder(folder: str | Path, per_class: int = 80, odd: int = 40, se
     regions = [region for region in every if region not in EMPTY]
     for name, r, c in regions:
         place = folder / f"{name}-{'ab'[r]}{c + 1}"
-        place.mkdir(parents=True, exist_ok=True)
         for i in range(per_class):
-            _crop(photos[name], draw, r, c).save(place / f"{i:03d}.jpg", quality=92)
-    (folder / ODD).mkdir(exist_ok=True)
+            _save(_crop(photos[name], draw, r, c), place / f"{i:03d}.jpg")
     kinds = ("other", "moved", "colours", "blurred")
     for i in range(odd):
         name, r, c = regions[draw.integers(len(regions))]
         kind = kinds[i % len(kinds)]
         crop = _crop(other if kind == "other" else photos[name], draw, r, c)
-        _spoil(crop, kind, draw).save(folder / ODD / f"{kind}-{i:03d}.jpg", quality=92)
+        _save(_spoil(crop, kind, draw), folder / ODD / f"{kind}-{i:03d}.jpg")
     first = [folder / name for name in ("china-a1", "china-a2", "china-b1", "china-b2", "china-b3", "flower-a2")]
     for place in first:  # recompressed copies
-        Image.open(place / "000.jpg").save(place / "copy of 000.jpg", quality=60)
+        _save(Image.open(place / "000.jpg"), place / "copy of 000.jpg", quality=60)
     whole = (first[0] / "001.jpg").read_bytes()
-    (first[0] / "cut off.jpg").write_bytes(whole[: len(whole) // 2])
-    (first[1] / "empty.png").write_bytes(b"")
+    write_atomically(first[0] / "cut off.jpg", lambda draft: draft.write_bytes(whole[: len(whole) // 2]))
+    write_text(first[1] / "empty.png", "")
     return folder
+
+
+def _save(image: Image.Image, path: Path, quality: int = 92) -> None:
+    write_atomically(path, lambda draft: image.save(draft, "JPEG", quality=quality))
 
 
 def _crop(photo: Image.Image, draw: np.random.Generator, r: int, c: int) -> Image.Image:

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sagkit.data.files import write_text
 from sagkit.data.load import ImageSet, load_images
 from sagkit.metrics.evaluate import label_free
 from sagkit.metrics.local import Index, precision_at
@@ -30,7 +31,7 @@ from sagkit.pilot.embedding import embed, save_embedding, write_neighbors, write
 from sagkit.pilot.page import Findings, Learnt, findings_page
 from sagkit.pilot.photos import ODD, make_photo_folder
 from sagkit.train.doctor import examine, examine_run
-from sagkit.train.record import load_encoder, write_text
+from sagkit.train.record import load_encoder
 from sagkit.train.timing import Stopwatch
 
 LEAST_IMAGES = 32

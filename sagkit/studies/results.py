@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from sagkit.data.files import write_text
 from sagkit.metrics.stats import Summary
 from sagkit.pilot import assess
 from sagkit.show.tables import origin, to_markdown
@@ -26,7 +27,7 @@ from sagkit.studies import line, purity, sharpen, validity, versus
 from sagkit.studies.benchmarks import bench_table, read_bench
 from sagkit.studies.tables import PERCENT, paired_table, tables_of
 from sagkit.studies.transfer import MEASURES, figures_by_seed, over_baseline, transfer_table
-from sagkit.train.record import core_seconds, groups, pairs_by_seed, read_records, rows_of, write_text
+from sagkit.train.record import core_seconds, groups, pairs_by_seed, read_records, rows_of
 
 PAGES = ("figures/RESULTS.md", "figures/BENCHMARKS.md", "README.md")
 STUDIES = {"assess": assess, "line": line, "purity": purity, "sharpen": sharpen, "validity": validity, "versus": versus}

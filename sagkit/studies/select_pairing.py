@@ -21,8 +21,9 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
+from sagkit.data.files import write_text
 from sagkit.train.config import Config, configure, differing, may_differ, spelled
-from sagkit.train.record import command_line, groups, provenance, read_records, rows_of, write_text
+from sagkit.train.record import command_line, groups, provenance, read_records, rows_of
 
 MOST_LOST = 0.005  # of kNN, half a point
 LEAST_SEEDS = 2

@@ -13,8 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sagkit.data.files import write_atomically, write_text
 from sagkit.train import record
-from sagkit.train.record import load_state, save_state, write_atomically, write_text
+from sagkit.train.record import load_state, save_state
 
 
 def assert_same(a, b) -> None:

@@ -13,6 +13,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from sagkit.data.files import write_text
+
 TONES = range(0x1F3FB, 0x1F400)
 
 
@@ -34,4 +36,4 @@ def rows(text: str) -> list[tuple[str, str, str]]:
 
 if __name__ == "__main__":
     table = "".join("\t".join(row) + "\n" for row in rows(Path(sys.argv[1]).read_text(encoding="utf-8")))
-    Path(__file__).with_name("emoji.tsv").write_text(table, encoding="utf-8")
+    write_text(Path(__file__).with_name("emoji.tsv"), table)

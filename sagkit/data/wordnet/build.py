@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from sagkit.data.files import write_text
 from sagkit.data.taxonomy import CIFAR100_SUPERCLASSES
 
 CIFAR100 = sorted(" ".join(CIFAR100_SUPERCLASSES.values()).split())
@@ -96,7 +97,7 @@ def main(folder: str) -> None:
                 seen.add(parent)
                 queue.append(parent)
     out = Path(__file__).with_name("taxonomy.tsv")
-    out.write_text("\n".join(lines) + "\n")
+    write_text(out, "\n".join(lines) + "\n")
     print(f"{out}: {len(lines)} lines, {len(seen)} synsets")
 
 

@@ -14,6 +14,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from sagkit.data.files import write_atomically
+
 INK, FAINT = "#222222", "#b8bec7"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 MARKERS = "osD^vP*X"
@@ -60,10 +62,10 @@ def save(figure: Figure, path: str | Path, suffixes: tuple[str, ...] = (".png", 
 
     `source` is kept in the files' metadata under that name: what the figure was drawn from.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    told = {"bbox_inches": "tight", "metadata": {"Source": source} if source else None}
     for suffix in suffixes:
-        figure.savefig(path.with_suffix(suffix), bbox_inches="tight", metadata={"Source": source} if source else None)
+        kind = {"format": suffix.removeprefix("."), **told}
+        write_atomically(Path(path).with_suffix(suffix), lambda draft, kind=kind: figure.savefig(draft, **kind))
 
 
 def credited(figure: Figure, credit: str) -> Figure:
