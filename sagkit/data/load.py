@@ -175,7 +175,7 @@ def load_images(
     if name in CIFAR_CLASSES:
         return _cifar(name, split, Path(root or os.environ.get("SAGKIT_DATA") or cache_folder()), download)
     if path.suffix == ".npz" and path.is_file():
-        return _two_or_more(_npz(path, split), path)
+        return _two_or_more(_npz(path, split), str(path))
     raise ValueError(_unknown(str(name), path))
 
 
@@ -240,7 +240,8 @@ def load_folder(
     labels = torch.tensor([number[layout.classes[row]] for row in rows.tolist()]).long() if classes else None
     names = tuple(paths[row] for row in rows.tolist())
     whole = ImageSet(images, labels, classes, names, tuple(unreadable), tuple(notes))
-    return _two_or_more(validation_part(whole, part) if part else whole, path)
+    _two_or_more(whole, str(path))
+    return _two_or_more(validation_part(whole, part), f"split {part} of {path}") if part else whole
 
 
 def _folders_of(split: str | None, there: set[str], path: Path) -> tuple[set[str], str | None]:
@@ -284,7 +285,7 @@ def _notes(
     return [*notes, decoded.depth] if decoded.depth else notes
 
 
-def _two_or_more(images: ImageSet, source: Path) -> ImageSet:
+def _two_or_more(images: ImageSet, source: str) -> ImageSet:
     if len(images) < 2:
         told = "".join(f"; {note}" for note in images.notes)
         raise ValueError(f"{source} holds {len(images)} readable image: at least 2 are needed to compare any{told}")

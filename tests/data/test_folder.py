@@ -1,9 +1,11 @@
 """Other people's folders: what is taken for a picture, what for a class or a split, and that the rest is told."""
 
 import os
+import re
 import sys
 import types
 import warnings
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from PIL.PngImagePlugin import PngImageFile
 from sagkit.data import folder as listing
 from sagkit.data.folder import arrange, list_images, printable
 from sagkit.data.load import load_folder, load_images
+from sagkit.train.build import load_sets
+from sagkit.train.config import configure
 
 HEIC = b"\0\0\0\x20ftypheic" + bytes(40)
 
@@ -299,3 +303,28 @@ def test_a_folder_that_cannot_be_read_is_refused_in_one_line(monkeypatch):
     monkeypatch.setattr(os, "scandir", shut)
     with pytest.raises(ValueError, match=r"d cannot be read \(Permission denied\)"):
         list_images(Path("d"))
+
+
+# ------------------------------------------------------------------ advice
+
+
+def test_the_advice_of_a_refusal_is_taken_by_what_gave_it():
+    put(*(f"d/{c}/{i}.png" for c in "ab" for i in range(20)))
+    config = configure("vicreg", "tour", data="d", batch_size=16)
+    with pytest.raises(ValueError, match="no test split") as refused:
+        load_sets(config, None, None)
+    advice = re.search(
+        r"with subfolders (\w+) and (\w+); `sagkit train` does without by --split (\w+)$", str(refused.value)
+    )
+    fitted, judged = load_sets(replace(config, split=advice[3]), None, None)
+    assert (len(fitted), len(judged)) == (36, 4)
+    for split in advice.groups()[:2]:
+        put(*(f"divided/{split}/{c}/{i}.png" for c in "ab" for i in range(20)))
+    assert [len(images) for images in load_sets(replace(config, data="divided"), None, None)] == [40, 40]
+
+
+def test_a_part_too_small_is_called_by_its_name():
+    put(*(f"d/{i}.png" for i in range(8)))
+    with pytest.raises(ValueError, match=r"^split val of d holds 1 readable image: at least 2"):
+        load_folder("d", "val")
+    assert len(load_folder("d", "fit")) == 7
