@@ -138,17 +138,15 @@ def loss_course(loss: Mapping[int, float], ramp: tuple[float, float] | None) -> 
 
 
 def terms_course(terms: Mapping[str, Mapping[int, float]]) -> str:
-    """Of each term by epoch (those of the epochs that have it): from where to where it went."""
+    """Of each term by epoch (of those that have it, at least one): from where to where it went."""
     told = []
     for name, values in terms.items():
-        if not values:
-            told.append(f"the {name} term never comes in")
-            continue
-        first, last = next(iter(values.items())), list(values.values())[-1]
-        since = f" (from epoch {first[0]} on)" if name == "walk" else ""
-        told.append(f"the {name} term{since} {moved(first[1], last, digits=3)}")
+        (first, before), (last, after) = next(iter(values.items())), list(values.items())[-1]
+        since = f" (from epoch {first} on)" if name == "walk" else ""
+        went = moved(before, after, digits=3) if last > first else f"is {after:.3f} in its one epoch"
+        told.append(f"the {name} term{since} {went}")
     text = listed(told)
-    return f"{text[0].upper()}{text[1:]}."
+    return f"{text[:1].upper()}{text[1:]}." if text else "The loss of this method has no terms of its own."
 
 
 def readouts_course(loss: Mapping[int, float], readout: Mapping[int, float], what: str) -> str:
@@ -205,3 +203,23 @@ def doctor_reading(names: Sequence[str]) -> str:
     if not names:
         return "Nothing is found. That is the absence of the failures of section 8 and no more."
     return f"**The doctor finds {listed(list(names))}**; section 8 says what that means."
+
+
+def schedule(warmup: float, epochs: int, method: str, walk: tuple[str, str] | None) -> str:
+    """How learning rate and walk term go over a run.
+
+    Args:
+        warmup: epochs over which the rate rises.
+        epochs: of the run.
+        method: its name.
+        walk: share of the run before the walk term, and share in which it rises; None for a run without one.
+    """
+    rate = f"The learning rate rises over the first {warmup:g} of {epochs} epochs and then falls along half a cosine."
+    if walk is None:
+        return f"{rate} A run of {method} has no walk term, and so no second line."
+    return (
+        f"{rate} The walk term is off for the first {walk[0]} of the run, because the neighbours of an untrained "
+        f"encoder are noise, and then rises within {walk[1]} of it. So it is strongest while the steps become small: "
+        "it refines an embedding and does not make one. When it starts and how fast it rises are this kit's decisions; "
+        "the paper's abstract does not say (`figures/METHOD.md`)."
+    )

@@ -1,0 +1,116 @@
+"""Sentences say what the figures say: for runs that went well, went badly, or did neither."""
+
+import pytest
+
+from sagkit.show import prose
+
+WELL = {"vicreg": {"Spearman": 0.18, "group purity": 0.5}, "sag-vicreg": {"Spearman": 0.2, "group purity": 0.6}}
+FLOORS = {"pixels": {"Spearman": 0.1, "group purity": 0.4}, "untrained": {"Spearman": 0.08, "group purity": 0.3}}
+CONTROL = {"random": {"Spearman": 0.19, "group purity": 0.5}}
+
+
+def verdict(trained, chance=0.125):
+    return prose.tour_verdict({**FLOORS, **trained, **CONTROL}, list(FLOORS), list(trained), "random", chance)
+
+
+def test_a_run_that_was_read_and_one_that_is_trained_are_told_apart():
+    assert prose.source({"a": (True, "a.json")}) == "**READ FROM A RECORD**: a (a.json)."
+    both = prose.source({"a": (True, "a.json"), "b": (False, "now"), "c": (False, "now")})
+    assert both == "**READ FROM A RECORD**: a (a.json).\n\n**TRAINED NOW**: b (now), c (now)."
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"), [(1, "Training shows."), (0.6, "Training shows a little."), (0.4, "Training does not show.")]
+)
+def test_the_tours_verdict_follows_the_best_floor(factor, said):
+    scaled = {name: {**row, "Spearman": factor * row["Spearman"]} for name, row in WELL.items()}
+    told = verdict(scaled)
+    assert told.startswith(f"**{said}**")
+    assert f"{factor * 0.18:.3f} and {factor * 0.2:.3f}" in told
+    assert f"{factor * 1.8:.1f} and {factor * 2:.1f} times the best floor (pixels, 0.100)" in told
+    assert f"{abs(factor * 0.2 - 0.19):.3f} {'above' if factor == 1 else 'below'} it" in told
+
+
+def test_the_tours_verdict_on_purity_follows_chance():
+    assert ": more than twice as many." in verdict(WELL)
+    assert ": **not** more than twice as many." in verdict(WELL, chance=0.26)
+
+
+def test_purity_by_length_says_how_it_goes():
+    lengths = {1: {"same group": 0.5}, 4: {"same group": 0.3}}
+    told = prose.purity_by_length(lengths, {"same group": 0.25})
+    assert told == "Same group: 0.50 after 1 step, 2.0 times chance (0.25); it falls to 0.30 after 4."
+    assert "rises to" in prose.purity_by_length({1: lengths[4], 4: lengths[1]}, {"same group": 0.25})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [(0.5, 0.3, "falls from 0.50 to 0.30"), (0.3, 0.5, "rises from 0.30 to 0.50"), (0.5, 0.501, "stays near 0.50")],
+)
+def test_a_figure_moves_as_it_does(before, after, said):
+    assert prose.moved(before, after) == said
+
+
+def test_a_share_is_set_against_chance():
+    assert prose.against(0.5, 0.25) == "0.50, 2.0 times chance (0.25)"
+    assert prose.against(0.25, 0.25) == "0.25, no better than chance (0.25)"
+
+
+@pytest.mark.parametrize(
+    ("losses", "ramp", "said"),
+    [
+        ([3.0], None, "One epoch, with a mean loss of 3.00"),
+        ([3.0, 2.0, 1.0], None, "falls from 3.00 to 1.00 over 3 epochs, and falls in every one of them."),
+        ([3.0, 2.0, 2.2, 1.0], (2, 3), "10.0%, in epoch 3: there the walk term comes in"),
+        ([3.0, 2.0, 2.2, 1.0], (0, 0.5), "10.0%, in epoch 3, where no walk term comes in."),
+        ([3.0, 2.0, 2.2, 1.0], None, "10.0%, in epoch 3."),
+        ([3.0, 6.0], None, "**A loss that does not fall is a run that does not train.**"),
+    ],
+)
+def test_the_course_of_a_loss(losses, ramp, said):
+    assert said in prose.loss_course(dict(enumerate(losses, 1)), ramp)
+
+
+def test_the_courses_of_terms():
+    told = prose.terms_course({"invariance": {1: 0.2, 4: 0.1}, "walk": {2: 0.1, 4: 0.3}, "variance": {4: 0.5}})
+    assert told == (
+        "The invariance term falls from 0.200 to 0.100, the walk term (from epoch 2 on) rises from 0.100 to 0.300 and "
+        "the variance term is 0.500 in its one epoch."
+    )
+    assert "no terms" in prose.terms_course({})
+
+
+@pytest.mark.parametrize(
+    ("losses", "readout", "said"),
+    [
+        ((3, 2), {1: 0.1, 2: 0.2}, "Here both say the same."),
+        ((3, 2), {1: 0.2, 2: 0.1}, "**The loss falls and the embedding does not get better.**"),
+        ((2, 3), {1: 0.1, 2: 0.2}, "gets better although the loss does not fall"),
+        ((2, 3), {1: 0.2, 2: 0.1}, "Neither gets better."),
+        ((3, 2), {2: 0.1}, "1 readouts of kNN: too few"),
+    ],
+)
+def test_readouts_beside_the_loss(losses, readout, said):
+    assert said in prose.readouts_course(dict(enumerate(losses, 1)), readout, "kNN")
+
+
+def test_training_that_helps_may_help_or_harms():
+    knn = (0.1, 0.2)
+    assert "do not touch" in prose.before_after(((0.1, 0.05, 0.15), (0.3, 0.2, 0.4)), knn)
+    assert "**overlap**" in prose.before_after(((0.1, 0.05, 0.25), (0.3, 0.2, 0.4)), knn)
+    assert "**Training did not raise it.**" in prose.before_after(((0.3, 0.2, 0.4), (0.1, 0.0, 0.2)), knn)
+    assert "no reference distances" in prose.before_after(None, knn)
+    assert "kNN accuracy rises from 10 to 20 per cent." in prose.before_after(None, knn)
+
+
+def test_groups_the_doctor_and_the_map():
+    told = prose.groups_reading({"a": 0.5, "b": 0.1}, {"a": 0.2, "b": 0.1})
+    assert "largest for *a*: 0.50, 2.5 times chance (0.20)" in told
+    assert "least for *b*: 0.10, no better than chance (0.10). 1 of 2 groups are above twice chance." in told
+    assert "Nothing is found." in prose.doctor_reading([])
+    assert "finds collapse and not finite" in prose.doctor_reading(["collapse", "not finite"])
+    assert prose.map_reading({"pixels": 0.5, "us": 0.4}, 0.1).endswith(
+        "50% share its group by pixels and 40% by us (chance 10%): fewer."
+    )
+    assert "no walk term" in prose.schedule(1, 10, "vicreg", None)
+    assert "first 25% of the run" in prose.schedule(1, 10, "sag-vicreg", ("25%", "10%"))
