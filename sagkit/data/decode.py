@@ -41,13 +41,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sagkit.data.files import write_atomically
-from sagkit.data.folder import MAGIC, REMEDY, ListedFile, foreign_format, load_plugins
+from sagkit.data.folder import MAGIC, REMEDY, ListedFile, claimed_formats, foreign_format, load_plugins
 
 DECODER = 2  # part of every cache file's name: raise it when the same file is decoded to other pixels
 HUGE = 12_000_000  # pixels; larger pictures are decoded one at a time, so that memory does not grow with threads
 PROGRESS_FROM = 5_000  # files; fewer are decoded before a bar would be read
 WHITES = (1, 2**8 - 1, 2**10 - 1, 2**12 - 1, 2**14 - 1, 2**16 - 1)  # fractions, bytes, and what sensors have
 INFINITE = 1e30  # from here on a number stands for "no value", such as float32's lowest
+PHOTOMETRIC = 262  # the TIFF tag that is 0 where the greatest value is black, which Pillow minds for 8 bits alone
 NO_DATA = 42113  # the TIFF tag in which GDAL writes the number that stands for "no value"
 FAINT = 32  # of 255 levels: a picture that differs less from white has a black ground
 ONE_PICTURE = {"MPO", "PSD", "ICO", "ICNS"}  # their further frames are previews, layers or sizes of one picture
@@ -77,6 +78,7 @@ class Deep(NamedTuple):
     floating: bool
     least: float  # of all its pixels
     greatest: float
+    inverted: bool  # black is its greatest value
 
 
 def cache_folder() -> Path:
@@ -146,10 +148,11 @@ def _decode(root: Path, files: Sequence[ListedFile], size: int) -> Decoded:
             _require_file(path)
             try:
                 read(path, row)
-            except ValueError as error:
-                if "MAX_TEXT" not in str(error):
+            except Exception:  # texts that are broken, or larger than Pillow allows, are no reason
+                bare = _without_text(path)
+                if bare is None:
                     raise
-                read(_without_text(path), row)
+                read(bare, row)
         except Exception as error:  # Pillow's decoders raise whatever a broken file drives them to
             outcome[row] = LEFT_OUT
             return _reason(path, error)
@@ -175,12 +178,15 @@ def _has_frames(image: Image.Image) -> bool:
 def _fit(image: Image.Image, size: int) -> Image.Image | Deep:
     """First frame, upright, (size, size): RGB, or of more than 8 bits a channel."""
     wide = ";16" in str(image.tile[:1]) and image.mode in ("RGB", "RGBA", "LA")  # Pillow keeps the upper 8 bits
-    absent = [image.info.get("transparency"), getattr(image, "tag_v2", {}).get(NO_DATA)]
+    tags = getattr(image, "tag_v2", {})
+    absent = [image.info.get("transparency"), tags.get(NO_DATA)]
     image.load()
     with suppress(Exception):  # where EXIF data is broken, the picture need not be
         ImageOps.exif_transpose(image, in_place=True)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _deep(np.asarray(image)[None], image.mode == "F", absent, size)
+        return _deep(np.asarray(image)[None], image.mode == "F", absent, size)._replace(
+            inverted=tags.get(PHOTOMETRIC) == 0
+        )
     if image.mode not in ("RGBA", "RGBa", "LA", "La", "PA") and "transparency" not in image.info:
         opaque = image if image.mode == "RGB" else image.convert("RGB")
     else:
@@ -224,7 +230,7 @@ def _deep(values: np.ndarray, floating: bool, absent: list, size: int) -> Deep:
         raise ValueError("no pixel has a finite value")
     values[missing] = known.mean(dtype=np.float64)
     bands = [np.asarray(_cropped(Image.fromarray(band), size)) for band in values]
-    return Deep(np.stack(bands), floating, float(known.min()), float(known.max()))
+    return Deep(np.stack(bands), floating, float(known.min()), float(known.max()), False)
 
 
 def _scale(deep: dict[int, Deep], pixels: np.ndarray) -> str:
@@ -239,7 +245,8 @@ def _scale(deep: dict[int, Deep], pixels: np.ndarray) -> str:
         white = greatest if black < 0 else white_level(greatest)
         for row, picture in group.items():
             scaled = (picture.bands.astype(np.float64) - black) * (255 / ((white - black) or 1))
-            pixels[row] = scaled.clip(0, 255).round().astype(np.uint8)
+            scaled = scaled.clip(0, 255).round().astype(np.uint8)
+            pixels[row] = 255 - scaled if picture.inverted else scaled
         told.append(f"files of {kind} ({len(group):,}): {black:g} is black and {white:g} white")
         dark = sum(0 < picture.greatest - black < (white - black) / 15 for picture in group.values())
         if dark:
@@ -255,18 +262,19 @@ def white_level(greatest: float) -> float:
     return usual if 4 * greatest >= usual else greatest
 
 
-def _without_text(path: Path) -> BytesIO:
-    """A PNG file without its texts and profiles, whose size Pillow limits."""
+def _without_text(path: Path) -> BytesIO | None:
+    """A PNG file without its texts and profiles; None if it is no PNG, or has none."""
     data = path.read_bytes()
     if not data.startswith(PNG_MAGIC):
-        raise ValueError("its texts are larger than Pillow allows (PIL.PngImagePlugin.MAX_TEXT_CHUNK)")
+        return None
     kept, start = [PNG_MAGIC], len(PNG_MAGIC)
     while start < len(data):
         end = start + 12 + int.from_bytes(data[start : start + 4], "big")  # length, type, data, checksum
         if data[start + 4 : start + 8] not in PNG_TEXT:
             kept.append(data[start:end])
         start = end
-    return BytesIO(b"".join(kept))
+    bare = b"".join(kept)
+    return BytesIO(bare) if len(bare) < len(data) else None
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -280,7 +288,10 @@ def _reason(path: Path, error: Exception) -> str:
     if not magic:
         return "empty file"
     kind = foreign_format(magic)
-    return f"holds {kind} data: {REMEDY[kind]}" if kind else "no picture of a format that Pillow can open"
+    if kind:
+        return f"holds {kind} data: {REMEDY[kind]}"
+    claimed = claimed_formats(magic)
+    return f"{claimed[0]} that Pillow cannot open: save it anew" if claimed else "no picture of a known format"
 
 
 def _cache_path(root: Path, files: Sequence[ListedFile], size: int) -> Path:

@@ -93,7 +93,7 @@ class Listing(NamedTuple):
         if self.passed_over:
             counted = [
                 f"{n:,} {suffix or 'without suffix'}" + (f" ({REMEDY[suffix]})" if suffix in REMEDY else "")
-                for suffix, n in self.passed_over.most_common()
+                for suffix, n in sorted(self.passed_over.items(), key=lambda of: (of[0] not in REMEDY, -of[1], of[0]))
             ]
             told.append(f"files passed over: {few(counted, SUFFIXES_NAMED)}")
         if self.skipped:
@@ -142,7 +142,7 @@ def image_suffixes() -> set[str]:
 def list_images(root: Path) -> Listing:
     """Every picture below `root`, and what is passed over.
 
-    Links to folders are followed, except back into a folder that is being listed.
+    Links to folders are followed, except back into a folder that is being listed or that holds the root.
 
     Raises:
         ValueError: for a root that cannot be read.
@@ -180,8 +180,8 @@ def list_images(root: Path) -> Listing:
             else:
                 found.passed_over[suffix] += 1
 
-    status = os.stat(root)
-    walk(str(root), "", ((status.st_dev, status.st_ino),))
+    around = [os.stat(folder) for folder in (root, *root.resolve().parents)]
+    walk(str(root), "", tuple((folder.st_dev, folder.st_ino) for folder in around))
     if "" in found.shut:
         raise ValueError(f"{root} cannot be read ({found.shut['']}): check its permissions")
     found.files.sort()
@@ -208,10 +208,7 @@ def picture_format(path: str | Path) -> str | None:
             magic = file.read(MAGIC)
     except OSError:
         return None
-    if len(magic) < MAGIC:
-        return None
-    known = Image.OPEN.items()
-    likely = [name for name, (_, accept) in known if name not in NOT_PICTURES and accept and accept(magic) is True]
+    likely = claimed_formats(magic)
     if not likely:
         return None
     try:
@@ -220,6 +217,14 @@ def picture_format(path: str | Path) -> str | None:
     except Exception as error:  # a picture, though one beyond a limit, is decoded or named later
         limited = isinstance(error, Image.DecompressionBombError) or "MAX_TEXT" in str(error)
         return likely[0] if limited else None
+
+
+def claimed_formats(magic: bytes) -> list[str]:
+    """Pillow's names for the picture formats of which a file can be that begins so."""
+    if len(magic) < MAGIC:
+        return []
+    known = Image.OPEN.items()
+    return [name for name, (_, accept) in known if name not in NOT_PICTURES and accept and accept(magic) is True]
 
 
 def foreign_format(magic: bytes) -> str:

@@ -82,6 +82,15 @@ def test_values_that_are_none_are_ignored(tmp_path, hole, scale):
     assert 100 < holed[7].mean() < 155  # what is not known is the mean
 
 
+def test_a_tiff_whose_zero_is_white_is_inverted(tmp_path):
+    save(tmp_path / "d", a__tif=RAMP.astype(np.uint16), b__tif=RAMP.astype(np.uint16))
+    file = tmp_path / "d" / "b.tif"
+    tag = struct.pack("<HHI", 262, 3, 1)  # photometric interpretation, one short
+    file.write_bytes(file.read_bytes().replace(tag + b"\1\0", tag + b"\0\0"))
+    seen, _ = load(tmp_path / "d")
+    assert torch.equal(seen["b.tif"], 255 - seen["a.tif"])
+
+
 def test_a_file_much_darker_than_its_folder_is_told(tmp_path):
     seen, told = load(save(tmp_path / "d", a__png=(RAMP * 16).astype(np.uint16), b__png=RAMP.astype(np.uint16)))
     assert "1 of them have less than a 15th of that range" in told
@@ -191,10 +200,12 @@ def test_a_png_is_read_whatever_its_texts_and_profiles(tmp_path):
                 texts.add_text(f"x{i}", long[:1_000_000])
         picture.save(tmp_path / f"{name}.png", pnginfo=texts, compress_level=1)
     picture.save(tmp_path / "profile.png", icc_profile=long.encode())
+    broken = (tmp_path / "text.png").read_bytes().replace(b"yyyy", b"yyxy", 1)  # its checksum is wrong
+    (tmp_path / "broken.png").write_bytes(broken)
     picture.save(tmp_path / "exif.png", exif=b"Exif\0\0no such thing")
     seen, told = load(tmp_path)
     assert told == ""
-    assert len(seen) == 7
+    assert len(seen) == 8
     assert all(torch.equal(image, seen["plain.png"]) for image in seen.values())
 
 

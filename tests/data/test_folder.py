@@ -97,7 +97,7 @@ def test_content_decides_where_the_suffix_does_not():
     reasons = dict(images.unreadable)
     assert "pip install pillow-heif" in reasons["heic.jpg"]
     assert reasons["nothing.jpg"] == "empty file"
-    assert "no picture" in reasons["web.jpg"]
+    assert reasons["web.jpg"] == "no picture of a known format"
 
 
 def test_a_plug_in_that_is_installed_is_used(monkeypatch):
@@ -151,6 +151,13 @@ def test_hidden_pictures_are_counted_and_hashtag_classes_are_kept():
     images, told = read("d")
     assert images.class_names == ("#cat", "@dog")
     assert "hidden .png" in told
+
+
+def test_links_lead_neither_in_circles_nor_out_of_the_folder_by_its_parents():
+    put("out/0.png", "d/a/0.png", "d/b/0.png")
+    os.symlink("../../..", "d/a/up")
+    os.symlink("self", "d/self")
+    assert load_folder("d").paths == ("a/0.png", "b/0.png")
 
 
 # ------------------------------------------------------------------ classes and splits
