@@ -457,24 +457,19 @@ def expected_ends(
     require("anchors", anchors, f"[1, {n}]", "they are the first nodes of the graph", whole=True)
     require("restart", restart, "[0, 1)", "it is a probability per step, and 0 walks on")
     require("confident", confident, "(0, 1]", "1 keeps every walk")
-    own = torch.arange(n, device=graph.neighbors.device)[:, None]
+    own = torch.arange(anchors, device=graph.neighbors.device)[:, None]
     ahead, likely = graph.transitions()
     confidence = torch.ones_like(likely) if graph.similarity is None else graph.similarity.clamp(min=0)
     sure = likely * confidence.masked_fill(graph.weights.sum(dim=1, keepdim=True) == 0, 1)
-    walks = Walks(own[:anchors], torch.ones_like(likely[:anchors, :1]), torch.ones_like(likely[:anchors, :1]))
+    walks = Walks(own, torch.ones_like(likely[:anchors, :1]), torch.ones_like(likely[:anchors, :1]))
     ended = []
     for step in range(1, length + 1):
-        node, chance, weight = walks
-        walks = Walks(
-            ahead[node].flatten(1),
-            (chance[:, :, None] * likely[node]).flatten(1),
-            (weight[:, :, None] * sure[node]).flatten(1),
-        ).merged(own.T)
+        walks = walks.one_step(ahead, likely, sure)
         odds = (1 - restart) ** step * (restart if step < length else 1.0)
         if odds:
             ended.append((walks.node, walks.chance * odds, walks.weight * odds))
     node, chance, weight = (torch.cat(parts, dim=1) for parts in zip(*ended, strict=True))
-    weight = weight.masked_fill(node == own[:anchors], 0)
+    weight = weight.masked_fill(node == own, 0)
     if confident < 1:
         weight = weight.where(_among_surest(weight, chance, confident), 0)
     return Ends(node, weight, weight.new_zeros(anchors))
@@ -487,13 +482,21 @@ class Walks(NamedTuple):
     chance: Float[Tensor, "A S"]
     weight: Float[Tensor, "A S"]
 
-    def merged(self, nodes: Int[Tensor, "1 N"]) -> Walks:
-        """The same with one slot a node, where that makes fewer."""
-        if self.node.shape[1] <= nodes.shape[1]:
-            return self
-        shape = len(self.node), nodes.shape[1]
-        chance, weight = (part.new_zeros(shape).scatter_add_(1, self.node, part) for part in self[1:])
-        return Walks(nodes.expand(shape), chance, weight)
+    def one_step(self, ahead: Int[Tensor, "N K"], likely: Float[Tensor, "N K"], sure: Float[Tensor, "N K"]) -> Walks:
+        """Where they are a step later: a slot each way, while ways are fewer than nodes; else a slot a node."""
+        node, chance, weight = self
+        if node.shape[1] * ahead.shape[1] <= len(ahead):
+            chance, weight = (
+                (part[:, :, None] * by[node]).flatten(1) for part, by in ((chance, likely), (weight, sure))
+            )
+            return Walks(ahead[node].flatten(1), chance, weight)
+        shape = len(node), len(ahead)
+        chance, weight = (
+            part.new_zeros(shape).scatter_add_(1, node, part)
+            @ by.new_zeros(len(by), len(by)).scatter_add_(1, ahead, by)
+            for part, by in ((chance, likely), (weight, sure))
+        )
+        return Walks(torch.arange(len(ahead), device=node.device).expand(shape), chance, weight)
 
 
 def _among_surest(weight: Tensor, chance: Tensor, fraction: float) -> Tensor:

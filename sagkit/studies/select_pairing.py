@@ -8,7 +8,7 @@
 
 The rule was written down before the search [K]. A gain is over the hub partner: the same total weight per anchor on
 nodes drawn from where the same walks end, whoever began, with the same null model or none, because a pull towards
-anything gains Spearman, and towards hubs most of what walks gain (figures/METHOD.md section 7). `sd` is the spread
+anything gains Spearman, and towards hubs most of what walks gain (figures/METHOD.md section 3). `sd` is the spread
 between branch seeds of one row, pooled over all rows of the search, so that neither gain outweighs the other by its
 unit. kNN (classes) is a bound and no part of the score: the walks are to gain global structure at equal local quality.
 """

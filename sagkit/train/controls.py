@@ -8,7 +8,7 @@
     unweighted  walks that take every kept edge alike, and pairs that all weigh 1
     oracle      any other image of the anchor's superclass, weight 1: an upper bound that reads labels
 
-Source: [K], figures/METHOD.md sections 3 and 7. `random`, `hub` and `own` keep the number of the walk's pairs and their
+Source: [K], figures/METHOD.md section 3. `random`, `hub` and `own` keep the number of the walk's pairs and their
 weights (`OtherPartner`), `oracle` the number alone. The others have a total weight of their own, unless every pairing
 is scaled to one (`weight` of `WalkPairing`) or they are `Matched`: then their weights have the mean of the walk's, and
 who is paired is all that differs. `expected` and `null` mean for a control what they mean for a walk: all partners with
