@@ -110,7 +110,7 @@ def judge_lines(
     encoder: nn.Module, train: ImageSet, test: ImageSet, drawn: list[Line], scores=tuple(SCORES)
 ) -> list[dict]:
     """Figures of an encoder on each line."""
-    group = torch.as_tensor(superclasses("cifar100")[1])
+    group = torch.as_tensor(superclasses("cifar100", test.class_names)[1])
     bank, queries = (Judged(extract_features(encoder, s.images), s.labels, group[s.labels]) for s in (train, test))
     return [{k: round(v, 5) for k, v in line_figures(bank, queries, line, scores).items()} for line in drawn]
 

@@ -178,7 +178,7 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     model, images = load_encoder(encoder), load_images("cifar100", "train")
-    labels, group = images.labels, torch.as_tensor(superclasses("cifar100")[1])
+    labels, group = images.labels, torch.as_tensor(superclasses("cifar100", images.class_names)[1])
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     index = order[: (batches + queue) * batch_size].view(-1, batch_size)
     views = view_features(model, images, index, view_size, seed)
