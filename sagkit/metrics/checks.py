@@ -135,6 +135,36 @@ def distance_array(given, class_names: Sequence[str] | None = None) -> tuple[np.
     return (np.tril(matrix) + np.tril(matrix, -1).T if apart else matrix), names  # rounding would break ties
 
 
+def labels_and_distances(
+    labels, distances, rows: int, class_names: Sequence[str] | None = None
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...] | None]:
+    """Labels (N,) and class distances (C, C) in one order of classes, and the names of these where they are known.
+
+    Args:
+        labels: as in `label_array`.
+        distances: as in `distance_array`.
+        rows: how many labels there must be.
+        class_names: the classes in the order of labels and distances; needed where either is named, unless the labels
+            are names and all C occur (their order is then ascending).
+
+    Raises:
+        ValueError: as these, and for labels that the distances do not have.
+    """
+    words = words_of(labels)
+    reference, names = distance_array(distances, class_names or (words if is_hierarchy(distances) else None))
+    if words and names is None:
+        if len(words) != len(reference):
+            raise ValueError(
+                f"{len(words)} class names among the labels and distances of {len(reference)} classes: "
+                "give class_names=, in the order of the distances"
+            )
+        names = words
+    y = label_array(labels, rows, among=names)
+    if y.max() >= len(reference):
+        raise ValueError(f"labels {y.min()}..{y.max()} exceed the {len(reference)} classes of the distances")
+    return y, reference, names
+
+
 def same_width(**features: np.ndarray | torch.Tensor) -> None:
     """Refuse feature matrices of different widths, told by name.
 

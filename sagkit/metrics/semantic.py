@@ -35,8 +35,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sagkit import require
-from sagkit.data.taxonomy import is_hierarchy
-from sagkit.metrics.checks import distance_array, feature_array, label_array, words_of
+from sagkit.metrics.checks import feature_array, label_array, labels_and_distances
 from sagkit.metrics.ranks import RankStatistics, attainable, rank_statistics
 from sagkit.metrics.stats import class_bootstrap, mantel, percentile_interval, spearman_brown, two_factor_interval
 
@@ -316,16 +315,8 @@ def check_semantic(
     for name, known, value in (("kind", KINDS, kind), ("metric", METRICS, metric)):
         if value not in known:
             raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(known)}")
-    x, words = feature_array(features), words_of(labels)
-    reference, names = distance_array(distances, class_names or (words if is_hierarchy(distances) else None))
-    if words and names is None and len(words) != len(reference):
-        raise ValueError(
-            f"{len(words)} class names among the labels and distances of {len(reference)} classes: "
-            "give class_names=, in the order of the distances"
-        )
-    y = label_array(labels, len(x), among=names)
-    if y.max() >= len(reference):
-        raise ValueError(f"labels {y.min()}..{y.max()} exceed the {len(reference)} classes of the distances")
+    x = feature_array(features)
+    y, reference, _ = labels_and_distances(labels, distances, len(x), class_names)
     if len(np.unique(y)) < 2:
         raise ValueError("all labels are one class: an order between classes needs at least two")
     return x, y, reference

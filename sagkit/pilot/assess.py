@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from sagkit.data.load import load_bank, load_images, validation_split
+from sagkit.metrics.checks import feature_array, label_array, labels_and_distances, words_of
 from sagkit.metrics.evaluate import (
     arrangement,
     coarse_of,
@@ -185,7 +186,12 @@ def _of_features(name, x, given, data, probe, resamplings, root, seed) -> Assess
     elif given["bank_labels"] is None:
         raise ValueError(f"the bank's {len(given['bank'])} rows have no labels: give bank_labels=, one a row")
     else:
-        bank, asked = (feature_matrix(given["bank"], "bank"), torch.as_tensor(given["bank_labels"]).long()), (x, y)
+        banked = feature_matrix(given["bank"], "bank")
+        names = classes or words_of(given["bank_labels"])
+        bank, asked = (
+            (banked, torch.from_numpy(label_array(given["bank_labels"], len(banked), "bank_labels", names))),
+            (x, y),
+        )
     # Severity of mistakes is judged by the reference of `data` and from a bank of its own, not from half the rows.
     apart = bank if given["bank"] is not None and given["distances"] is None else ()
     figures = local(*bank, *asked, coarse, probe) | arrangement(x, y, known, coarse, resamplings, *apart)
@@ -204,13 +210,12 @@ def _labels_and_reference(x: Tensor, labels, distances, data: str, root):
             told = "has no labels" if queries.labels is None else f"has {len(queries)} test images for {len(x)} rows"
             raise ValueError(f"{data} {told}: give labels=, one a row")
         labels = queries.labels
-    y = torch.as_tensor(labels).long()
-    if y.shape != x.shape[:1]:
-        raise ValueError(f"one label a row: {len(x)} rows of features and labels {tuple(y.shape)}")
     if distances is not None:
-        return y, (), {"given": np.asarray(distances, dtype=float)}, None, None
+        codes, reference, names = labels_and_distances(labels, distances, len(x))
+        return torch.from_numpy(codes), names or (), {"given": reference}, None, None
     classes = (queries or load_images(data, "test", root=root)).class_names
-    if not 0 <= int(y.min()) <= int(y.max()) < len(classes):
+    y = torch.from_numpy(label_array(labels, len(x), among=classes))
+    if int(y.max()) >= len(classes):
         found = f"{int(y.min())}..{int(y.max())}"
         raise ValueError(f"labels {found} are not those of {data} with {len(classes)} classes: give distances=")
     return y, classes, references(data, classes), coarse_of(data, classes), queries
@@ -258,15 +263,12 @@ def _published(what: str, weights: bool) -> nn.Module:
 
 
 def feature_matrix(given, name: str) -> Tensor:
-    """Array, tensor or lists as float32 (N, F) on the CPU.
+    """Anything that holds features as float32 (N, F) on the CPU.
 
     Raises:
-        ValueError: for another number of axes.
+        ValueError: as `checks.feature_array`.
     """
-    x = torch.as_tensor(given).detach().cpu().float() if not isinstance(given, list) else torch.tensor(given).float()
-    if x.ndim != 2:
-        raise ValueError(f"{name} must be (N, F), got {tuple(x.shape)}: flatten each image's features")
-    return x
+    return torch.from_numpy(feature_array(given, name, np.float32))
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
