@@ -14,7 +14,8 @@ that succeeds the folder is decoded afresh.
 
 [K] Files of 16 bits hold 10, 12 or 14 as often, and floating point has no agreed white. So black is 0, or the folder's
 least value if that is negative; white is the first of WHITES that holds the folder's greatest value, or that value
-itself where WHITES has none or one four times too bright. Integers and floating point are judged apart.
+itself where WHITES has none or one four times too bright. Integers and floating point are judged apart. A file that
+would be nearly black by that has a white of its own from WHITES, and is told.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ DECODER = 2  # part of every cache file's name: raise it when the same file is d
 HUGE = 12_000_000  # pixels; larger pictures are decoded one at a time, so that memory does not grow with threads
 PROGRESS_FROM = 5_000  # files; fewer are decoded before a bar would be read
 WHITES = (1, 2**8 - 1, 2**10 - 1, 2**12 - 1, 2**14 - 1, 2**16 - 1)  # fractions, bytes, and what sensors have
+DARK = 15  # a file whose values stay below this share of the folder's white has fewer bits: 12 in 16, 10 in 14
 INFINITE = 1e30  # from here on a number stands for "no value", such as float32's lowest
 PHOTOMETRIC = 262  # the TIFF tag that is 0 where the greatest value is black, which Pillow minds for 8 bits alone
 NO_DATA = 42113  # the TIFF tag in which GDAL writes the number that stands for "no value"
@@ -243,16 +245,17 @@ def _scale(deep: dict[int, Deep], pixels: np.ndarray) -> str:
         black = min(0.0, *(picture.least for picture in group.values()))
         greatest = max(picture.greatest for picture in group.values())
         white = greatest if black < 0 else white_level(greatest)
+        told.append(f"files of {kind} ({len(group):,}): {black:g} is black and {white:g} white")
+        fewer = 0
         for row, picture in group.items():
-            scaled = (picture.bands.astype(np.float64) - black) * (255 / ((white - black) or 1))
+            own = next((w for w in WHITES if w >= picture.greatest and (floating or w > 1)), white)
+            lone = black == 0 < picture.greatest < white / DARK and own < white
+            fewer += lone
+            scaled = (picture.bands.astype(np.float64) - black) * (255 / (((own if lone else white) - black) or 1))
             scaled = scaled.clip(0, 255).round().astype(np.uint8)
             pixels[row] = 255 - scaled if picture.inverted else scaled
-        told.append(f"files of {kind} ({len(group):,}): {black:g} is black and {white:g} white")
-        dark = sum(0 < picture.greatest - black < (white - black) / 15 for picture in group.values())
-        if dark:
-            told.append(
-                f"{dark:,} of them have less than a 15th of that range, and a folder of their own would show more"
-            )
+        if fewer:
+            told.append(f"{fewer:,} of them would be nearly black by that, and are taken for files of fewer bits")
     return "; ".join(told)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
@@ -127,10 +128,12 @@ def load_plugins() -> None:
     for name in PLUGINS:
         try:
             plugin = import_module(name)
-        except ImportError:
+            if hasattr(plugin, "register_heif_opener"):
+                plugin.register_heif_opener()
+        except ModuleNotFoundError:
             continue
-        if hasattr(plugin, "register_heif_opener"):
-            plugin.register_heif_opener()
+        except Exception as error:  # installed, but without the library that it needs
+            warnings.warn(f"{name} cannot be used ({error}): install it anew", stacklevel=2)
 
 
 def image_suffixes() -> set[str]:

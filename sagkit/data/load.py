@@ -484,7 +484,8 @@ def _npz(path: Path, split: str) -> ImageSet:
             f"{path}: labels must be integers or names ({len(images)},), got {labels.dtype} {labels.shape}"
         )
     if labels.dtype.kind in "US":
-        found["class_names"], labels = np.unique(labels.astype(str), return_inverse=True)
+        names = np.char.decode(labels, "utf-8", "backslashreplace") if labels.dtype.kind == "S" else labels
+        found["class_names"], labels = np.unique(names, return_inverse=True)
     labels = torch.from_numpy(labels.astype(np.int64))
     count = int(labels.max()) + 1 if len(labels) else 0
     names = found.get("class_names", np.arange(count))

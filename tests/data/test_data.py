@@ -589,13 +589,22 @@ def test_npz_channels_first_or_last(tmp_path):
     assert (last.labels, last.class_names) == (None, ())
 
 
+@pytest.mark.parametrize("names", [["dog", "cat", "dog", "é"], [b"dog", b"cat", b"dog", b"\xe9"]])
+def test_labels_of_npz_may_be_names(tmp_path, names):
+    np.savez(tmp_path / "x.npz", images=np.zeros((4, 3, 8, 8), np.uint8), labels=np.array(names))
+    found = load_images(tmp_path / "x.npz")
+    shown = [found.class_names[c] for c in found.labels.tolist()]
+    assert shown[:3] == ["dog", "cat", "dog"]
+    assert shown[3] in ("é", r"\xe9")
+
+
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
         ({"images": np.zeros((4, 3, 8, 8))}, r"uint8.*float64 \(4, 3, 8, 8\)"),
         ({"images": np.zeros((4, 8, 8), np.uint8)}, r"uint8 \(4, 8, 8\)"),
         ({"images": np.zeros((4, 3, 8, 8), np.uint8), "labels": np.zeros((4, 1), np.int64)}, r"int64 \(4, 1\)"),
-        ({"images": np.zeros((4, 3, 8, 8), np.uint8), "labels": np.zeros(4)}, r"float64 \(4,\)"),
+        ({"images": np.zeros((4, 3, 8, 8), np.uint8), "labels": np.zeros(4)}, r"or names.*float64 \(4,\)"),
         ({"images": np.zeros((1, 3, 8, 8), np.uint8)}, "at least 2"),
         ({"pictures": np.zeros((4, 3, 8, 8), np.uint8)}, "no array 'images'"),
         ({"images": np.array([{}, {}], dtype=object)}, "without objects"),

@@ -91,10 +91,18 @@ def test_a_tiff_whose_zero_is_white_is_inverted(tmp_path):
     assert torch.equal(seen["b.tif"], 255 - seen["a.tif"])
 
 
-def test_a_file_much_darker_than_its_folder_is_told(tmp_path):
-    seen, told = load(save(tmp_path / "d", a__png=(RAMP * 16).astype(np.uint16), b__png=RAMP.astype(np.uint16)))
-    assert "1 of them have less than a 15th of that range" in told
-    assert seen["b.png"].max() == 16
+@pytest.mark.parametrize(
+    ("folder", "file"), [(65535, 4095), (65535, 255), (16383, 1023), (4095, 255), (255.0, 1.0), (65535.0, 255.0)]
+)
+def test_a_file_of_fewer_bits_than_its_folder_is_not_black(tmp_path, folder, file):
+    """Such as photographs of 12 and of 16 bits in one folder, or fractions beside floating point up to 255."""
+    kind = np.float32 if isinstance(file, float) else np.uint16
+    whole, few = ((RAMP / 4095 * white).astype(kind) for white in (folder, file))
+    noise = np.full((64, 64), 2 if kind == np.uint16 else 0.001, kind)  # a picture of darkness stays dark
+    seen, told = load(save(tmp_path / "d", a__tif=whole, b__tif=few, c__tif=noise))
+    assert np.abs(seen["b.tif"][0].int() - seen["a.tif"][0].int()).max() <= 1
+    assert seen["c.tif"].max() <= 2
+    assert "taken for files of fewer bits" in told
 
 
 def deep_png(path: Path, *channels: np.ndarray):
