@@ -25,6 +25,7 @@ from sagkit.pilot import assess
 from sagkit.show.tables import origin, to_markdown
 from sagkit.studies import line, purity, sharpen, validity, versus
 from sagkit.studies.benchmarks import bench_table, read_bench
+from sagkit.studies.branches import branch_tables
 from sagkit.studies.tables import PERCENT, paired_table, tables_of
 from sagkit.studies.transfer import MEASURES, figures_by_seed, over_baseline, transfer_table
 from sagkit.train.record import core_seconds, groups, pairs_by_seed, read_records, rows_of
@@ -205,6 +206,10 @@ class Figures:
     def rows(self, on: str) -> str:
         """Rows, differences from VICReg and caption, of a profile and training set."""
         return tables_of(*_place(on), self._all)
+
+    def branches(self, on: str) -> str:
+        """Branches of trunks, with the controls that stand beside each row."""
+        return branch_tables(self._records.get(_place(on), []))
 
     def minus(self, on: str, baseline: str) -> str:
         """Every row minus one row, with caption."""

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sagkit.data.files import write_text
+from sagkit.studies.branches import partner_of
 from sagkit.train.config import Config, configure, differing, may_differ, spelled
 from sagkit.train.record import command_line, groups, provenance, read_records, rows_of
 
@@ -60,7 +61,7 @@ def candidates(records: list[dict]) -> list[Candidate]:
     spread = {metric: _spread(rows, metric) for metric in GAINS}
     found = []
     for runs in walks.values():
-        hub, plain = _partner(runs[0], rows), rows["vicreg"]
+        hub, plain = partner_of(runs, rows, "hub"), rows["vicreg"]
         if differing(plain[0]["config"], runs[0]["config"], "pairing"):  # what it gains need not be the pairing's
             continue
         seeds = sorted({r["seed"] for r in runs} & {r["seed"] for r in hub} & {r["seed"] for r in plain})
@@ -133,16 +134,6 @@ def main(results: str = "figures/results", profile: str = "long-search", data: s
 
 def _pairs(record: dict) -> str:
     return record["config"].get("pairs", "walk")
-
-
-def _partner(walk: dict, rows: dict[str, list[dict]]) -> list[dict]:
-    """Runs of the row that differs from a walk in its partners alone; they may be drawn where the walk is expected."""
-    for likeness in ({"pairs"}, {"pairs", "expected"}):
-        for runs in rows.values():
-            same = runs[0]["method"] == walk["method"] and _pairs(runs[0]) == "hub"
-            if same and differing(walk["config"], runs[0]["config"], "row").keys() <= likeness:
-                return runs
-    return []
 
 
 def _spread(rows: dict[str, list[dict]], metric: str) -> float:

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "figures/results"
 TEMPLATES = ROOT / "sagkit/studies/templates"
 COUNTS = ("seeds(", "setting(", "start(", "trials(", "embeddings(", "goals.", "gpu", "late", "sag")  # nothing measured
+ABSENT = ("branches(",)  # a sentence, until there are records of them
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_every_measured_figure_of_the_pages_follows_the_records(figures, tmp_pat
     first, second = drawn(0), drawn(1)
     for name in PAGES:
         before, after = answers(name, figures), answers(name, first)
-        same = [what for what in before if before[what] == after[what] and not what.startswith(COUNTS)]
+        same = [what for what in before if before[what] == after[what] and not what.startswith(COUNTS + ABSENT)]
         names = dict(re.findall(r'\{% set (\w+) = "(.*?)" %\}', template(name)))
         assert [w for w in same if environment(second).compile_expression(w)(**names) == before[w]] == []
 
