@@ -23,6 +23,8 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from sagkit import require
+
 CHUNK = 64  # images on a CPU: 64 x 3 x 32 x 32 floats are 0.8 MB, so that the dozen passes below stay in cache
 GREY = (0.2989, 0.587, 0.114)  # torchvision's luma weights
 CROP_ATTEMPTS = 10  # torchvision's
@@ -37,6 +39,9 @@ class Augmentation:
     jitter: probability of colour jitter; brightness, contrast, saturation: factors in [1 - v, 1 + v]; hue: shift in
     [-v, v] of the colour circle. grey, solarize, blur: probabilities. size: output height and width, None for the
     input's height. Blur is for images larger than 32 pixels; its sigma is in [0.1, 2] pixels.
+
+    Raises:
+        ValueError: for a value out of its range.
     """
 
     crop_scale: tuple[float, float] = (0.2, 1.0)
@@ -51,6 +56,21 @@ class Augmentation:
     solarize: float = 0.1
     blur: float = 0.0
     size: int | None = None
+
+    def __post_init__(self):
+        for name in ("flip", "jitter", "grey", "solarize", "blur"):
+            require(name, getattr(self, name), "[0, 1]", "it is a probability")
+        for name in ("brightness", "contrast", "saturation"):
+            require(name, getattr(self, name), "[0, 1]", "factors lie in [1 - v, 1 + v]")
+        require("hue", self.hue, "[0, 0.5]", "half a colour circle either way is all of it")
+        for name, interval in (("crop_scale", "(0, 1]"), ("crop_ratio", "(0, inf)")):
+            ends = getattr(self, name)
+            for end in ends:
+                require(name, end, interval, "it is a range, the smaller end first")
+            if len(ends) != 2 or ends[0] > ends[1]:
+                raise ValueError(f"{name} must be a range (low, high), got {ends}: give the smaller end first")
+        if self.size is not None:
+            require("size", self.size, "[1, inf)", "it counts pixels; None keeps the input's height", whole=True)
 
     def __call__(
         self, images: UInt8[Tensor, "B 3 H W"], generator: torch.Generator | None = None

@@ -35,6 +35,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from sagkit import require
 from sagkit.data.decode import LEFT_OUT, SEVERAL, Decoded, cache_folder, decode_images, usual_size
 from sagkit.data.emoji import ATTRIBUTION, HELD_OUT, draw_emoji, emoji_table
 from sagkit.data.folder import NAMED, Layout, Listing, arrange, few, list_images, printable
@@ -310,10 +311,10 @@ def make_shapes(n: int, size: int = 32, seed: int = 0) -> ImageSet:
         seed: fixes everything; equal seeds give equal sets.
 
     Raises:
-        ValueError: for a negative n or a size below 8.
+        ValueError: for a negative n or seed, or a size below 8.
     """
-    if n < 0:
-        raise ValueError(f"the number of shapes must not be negative, got n={n}")
+    require("n", n, "[0, inf)", "it counts images", whole=True)
+    require("seed", seed, "[0, inf)", "0 is the default", whole=True)
     generator = torch.Generator().manual_seed(seed)
     labels = (torch.arange(n) % len(SHAPE_CLASSES))[torch.randperm(n, generator=generator)]
     return ImageSet(draw_shapes(labels, size, generator), labels, SHAPE_CLASSES)

@@ -27,6 +27,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sagkit import require
 from sagkit.data.load import ImageSet, check_labels
 
 View = Callable[[Tensor, torch.Generator], Tensor]
@@ -122,8 +123,8 @@ class TableView:
         bank = torch.as_tensor(self.bank).float()
         if bank.ndim != 2 or not len(bank):
             raise ValueError(f"bank must be (M, F) with M >= 1, got {tuple(bank.shape)}")
-        if not 0 <= self.mask <= 1 or not self.noise >= 0:
-            raise ValueError(f"mask must lie in [0, 1] and noise be at least 0, got {self.mask} and {self.noise}")
+        require("mask", self.mask, "[0, 1]", "it is the probability of replacing a cell")
+        require("noise", self.noise, "[0, inf)", "it is in standard deviations of the column")
         _require_finite(bank, "the rows of bank")
         object.__setattr__(self, "bank", bank)
         object.__setattr__(self, "spread", bank.std(dim=0, unbiased=False))
@@ -156,11 +157,13 @@ class SeriesView:
     jitter: float = 0.1
 
     def __post_init__(self):
+        for share in self.crop:
+            require("crop", share, "(0, 1]", "it is a share of the length")
         low, high = self.crop
-        if not 0 < low <= high <= 1:
+        if low > high:
             raise ValueError(f"crop must be a range within (0, 1], got {self.crop}")
-        if not 0 <= self.scale < 1 or not self.jitter >= 0:
-            raise ValueError(f"scale must lie in [0, 1) and jitter be at least 0, got {self.scale} and {self.jitter}")
+        require("scale", self.scale, "[0, 1)", "factors lie in [1 - scale, 1 + scale]")
+        require("jitter", self.jitter, "[0, inf)", "it is in standard deviations of the channel")
 
     def __call__(self, x: Float[Tensor, "B C T"], generator: torch.Generator | None = None) -> Float[Tensor, "B C T"]:
         def uniform(low: float, high: float) -> Tensor:
@@ -198,10 +201,9 @@ def waves(n: int, length: int = 128, seed: int = 0, view: View | None = None) ->
     Raises:
         ValueError: for no series, or a length that cannot hold the fast waves.
     """
-    if n < 1:
-        raise ValueError(f"waves need at least 1 series, got {n}")
-    if length < 32:
-        raise ValueError(f"waves of up to 15 cycles need a length of at least 32, got {length}")
+    require("n", n, "[1, inf)", "it counts series", whole=True)
+    require("length", length, "[32, inf)", "it holds waves of up to 15 cycles", whole=True)
+    require("seed", seed, "[0, inf)", "0 is the default", whole=True)
     generator = torch.Generator().manual_seed(seed)
     labels = (torch.arange(n) % len(WAVE_CLASSES))[torch.randperm(n, generator=generator)]
     return VectorSet(draw_waves(labels, length, generator), view or SeriesView(), labels, WAVE_CLASSES)

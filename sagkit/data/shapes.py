@@ -23,6 +23,8 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
+from sagkit import require
+
 TREE = {
     "round": {"shapes": ("disc", "ring", "crescent"), "fills": ("ringed", "rimmed", "shaded")},
     "angular": {"shapes": ("square", "triangle", "diamond"), "fills": ("barred", "checked", "dotted")},
@@ -51,8 +53,7 @@ def draw_shapes(
     Raises:
         ValueError: for a size below 8 or a label outside the tree.
     """
-    if size < 8:
-        raise ValueError(f"shapes need at least 8 pixels a side to differ, got size={size}")
+    require("size", size, "[8, inf)", "on fewer pixels a side shapes do not differ", whole=True)
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(SHAPE_CLASSES):
         raise ValueError(
             f"labels must lie in [0, {len(SHAPE_CLASSES) - 1}], got {int(labels.min())}..{int(labels.max())}"

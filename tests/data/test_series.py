@@ -168,15 +168,19 @@ def test_sets_refuse(arguments, words):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: TableView(X, mask=1.5), "mask must lie in"),
-        (lambda: TableView(X, noise=-1), "noise be at least 0"),
+        (lambda: TableView(X, mask=1.5), r"mask must be in \[0, 1\], got 1.5"),
+        (lambda: TableView(X, noise=-1), "noise must be at least 0, got -1"),
         (lambda: TableView(torch.zeros(0, 3)), "M >= 1"),
-        (lambda: SeriesView(crop=(0.0, 1.0)), r"crop must be a range within \(0, 1\]"),
+        (lambda: SeriesView(crop=(0.0, 1.0)), r"crop must be in \(0, 1\], got 0.0"),
         (lambda: SeriesView(crop=(0.9, 0.5)), "crop must be a range"),
-        (lambda: SeriesView(scale=1.0), "scale must lie in"),
+        (lambda: SeriesView(scale=1.0), r"scale must be in \[0, 1\), got 1.0"),
         (lambda: TableView(torch.tensor([[1.0, np.nan]])), "bank hold 1 numbers that are not finite"),
-        (lambda: waves(10, length=16), "length of at least 32, got 16"),
-        (lambda: waves(0), "at least 1 series, got 0"),
+        (lambda: waves(10, length=16), "length must be at least 32, got 16"),
+        (lambda: SeriesView(jitter=float("nan")), "jitter must be at least 0, got nan"),
+        (lambda: SeriesView(crop=(0.9, 0.5)), "crop must be a range within"),
+        (lambda: TableView(X, noise=float("inf")), "noise must be at least 0, got inf"),
+        (lambda: waves(10, seed=-1), "seed must be at least 0, got -1"),
+        (lambda: waves(0), "n must be at least 1, got 0"),
     ],
 )
 def test_views_refuse(make, words):

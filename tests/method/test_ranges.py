@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from sagkit import require
+from sagkit.augment import Augmentation
+from sagkit.data.load import make_shapes
 from sagkit.graph import similarity_graph
 from sagkit.loss import barlow_twins_loss, sag_vicreg_loss, variance, vicreg_loss
 from sagkit.pairing import DatasetPairing, Queue, WalkPairing
@@ -84,6 +86,17 @@ START = torch.arange(12)
         (lambda: vicreg_loss(Z, Z, cov=math.inf), "cov must be at least 0, got inf"),
         (lambda: barlow_twins_loss(Z, Z, redundancy=-1.0), "redundancy must be at least 0, got -1.0"),
         (lambda: barlow_twins_loss(Z, Z, scale=math.nan), "scale must be at least 0, got nan"),
+        (lambda: make_shapes(-1), "n must be at least 0, got -1"),
+        (lambda: make_shapes(4, size=7), "size must be at least 8, got 7"),
+        (lambda: make_shapes(4, seed=-1), "seed must be at least 0, got -1"),
+        (lambda: Augmentation(flip=1.5), r"flip must be in \[0, 1\], got 1.5"),
+        (lambda: Augmentation(jitter=math.nan), "jitter must be in .* got nan"),
+        (lambda: Augmentation(hue=0.6), r"hue must be in \[0, 0.5\], got 0.6"),
+        (lambda: Augmentation(brightness=1.5), r"brightness must be in \[0, 1\], got 1.5"),
+        (lambda: Augmentation(crop_scale=(0.0, 1.0)), r"crop_scale must be in \(0, 1\], got 0.0"),
+        (lambda: Augmentation(crop_scale=(0.9, 0.2)), "crop_scale must be a range .* the smaller end first"),
+        (lambda: Augmentation(crop_ratio=(-1.0, 1.0)), "crop_ratio must be greater than 0, got -1.0"),
+        (lambda: Augmentation(size=0), "size must be at least 1, got 0"),
         (lambda: variance(Z, eps=-1.0), "eps must be at least 0, got -1.0"),
         (lambda: variance(Z[:1]), "at least 2 rows, got 1"),
     ],
