@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from sagkit.data.files import write_text
-from sagkit.data.load import ImageSet, load_images
+from sagkit.data.load import ImageSet, load_folder
 from sagkit.metrics.evaluate import label_free
 from sagkit.metrics.local import Index, precision_at
 from sagkit.model import IMAGENET_MEAN, IMAGENET_STD, extract_features, make_encoder
@@ -62,9 +62,10 @@ def read_folder(folder: Path, size: int | None) -> ImageSet:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the report lists every file
-        images = load_images(folder, size=size)
+        images = load_folder(folder, size=size)
     if len(images) < LEAST_IMAGES:
-        raise ValueError(f"{folder} holds {len(images)} readable images: a pilot needs {LEAST_IMAGES} or more")
+        told = "".join(f"; {note}" for note in images.notes)
+        raise ValueError(f"{folder} holds {len(images)} readable images: a pilot needs {LEAST_IMAGES} or more{told}")
     return images
 
 
