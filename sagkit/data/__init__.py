@@ -1,7 +1,7 @@
 """What is trained on and judged on: image sets in memory, vectors and series, and what their classes mean.
 
 `load` finds every image source and makes it an `ImageSet`; `folder` says which files of a folder are pictures, and of
-which class and split, `decode` reads them; `shapes` and `series` draw data with a known tree, `emoji` pictures in a tree
+which class and split, `decode` reads them; `shapes` and `series` draw data with a known tree, `emoji` pictures in one
 that Unicode made; `taxonomy` says how far apart two classes are.
 """
 
