@@ -170,6 +170,7 @@ def _train(trainer: Trainer, bar, stop: Stop, after_epoch: Callable[[Trainer], N
                 raise ValueError(f"{error}; {trainer.keep_step(step, index)}") from None
             bar.update()
             if stop.asked:
+                trainer.require_finite()
                 trainer.spend()
                 trainer.save()
                 raise KeyboardInterrupt(trainer.kept())
@@ -415,15 +416,18 @@ class Trainer:
             ValueError: for weights that are not finite.
         """
         means = {name: float(total) / steps for name, (total, steps) in self.sums.items()}
-        # A finite loss may have had gradients that were not; such weights must not replace the last good checkpoint.
-        if not all(bool(torch.isfinite(p).all()) for p in self.method.parameters()):
-            raise ValueError(
-                f"the weights after epoch {self.epoch + 1} are not finite: lower lr = {self.config.lr}; "
-                f"the checkpoint of the epoch before is kept at {self.checkpoint}"
-            )
+        self.require_finite()
         self.spend()
         self.epoch, self.done, self.sums = self.epoch + 1, 0, {}
         self.log.append({"epoch": self.epoch, **means})
+
+    def require_finite(self) -> None:
+        """Refuse weights that are not finite, as a finite loss may make them: they must not replace good ones on disk."""
+        if not all(bool(torch.isfinite(p).all()) for p in self.method.parameters()):
+            raise ValueError(
+                f"the weights after epoch {self.epoch + 1} are not finite: lower lr = {self.config.lr}; "
+                f"the checkpoint before it is kept at {self.checkpoint}"
+            )
 
     def spend(self) -> None:
         """Add to the clock what the steps since `begin_epoch` cost."""
