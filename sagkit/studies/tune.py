@@ -138,13 +138,15 @@ def open_study(search: Search) -> optuna.Study:
         known = study.user_attrs.get("fixed")
         if known is None:
             study.set_user_attr("fixed", fixed)
-            study.enqueue_trial(default, user_attrs={"slot": 0})
-            study.enqueue_trial(default | {"alpha": 0.0}, user_attrs={"slot": 1})
         else:
             found = differing(known, base.to_dict(), "study")
             found |= {k: (known[k], fixed[k]) for k in ("sampler", "sampler_seed") if known[k] != fixed[k]}
             if told := ", ".join(f"{name} {then} -> {now}" for name, (then, now) in found.items()):
                 raise ValueError(f"{search.work} is a study of another setting ({told}): name a new one")
+        named = {trial.user_attrs.get("slot") for trial in study.get_trials(deepcopy=False)}
+        for slot, params in enumerate((default, default | {"alpha": 0.0})):
+            if slot not in named:  # one may be missing, where a process died right here
+                study.enqueue_trial(params, user_attrs={"slot": slot})
     return study
 
 
@@ -169,9 +171,11 @@ def _ask(search: Search, trials: int) -> tuple[optuna.Study, optuna.Trial, int] 
                 if deaths == MOST_DEATHS:
                     told = f"its process ended {deaths} times within one epoch, as when memory runs out"
                     optuna.Trial(study, trial._trial_id).set_user_attr("error", told)
-                study.tell(trial.number, state=TrialState.FAIL)
-                if deaths < MOST_DEATHS:
+                waiting = study.get_trials(states=(TrialState.WAITING,))
+                # Asked again before the dead one is told: who dies in between leaves one too many, and none too few.
+                if deaths < MOST_DEATHS and all(other.user_attrs["slot"] != slot for other in waiting):
                     study.enqueue_trial(trial.params, user_attrs={"slot": slot, "deaths": deaths})
+                study.tell(trial.number, state=TrialState.FAIL)
         waiting = study.get_trials(states=(TrialState.WAITING,))
         slot = waiting[0].user_attrs["slot"] if waiting else _slots(study)
         if slot >= trials:
@@ -187,6 +191,13 @@ def _answer(search: Search, images: dict[str, ImageSet], study: optuna.Study, tr
     """Train and judge one trial, and tell the study."""
     config, reported = search.config(slot, trial.params), set()
 
+    def report(log) -> None:
+        """Tell the trial every score that it has not heard, those before an interruption, too."""
+        for readout in log:
+            if "pruning_score" in readout and readout["epoch"] not in reported:
+                trial.report(readout["pruning_score"], readout["epoch"])
+            reported.add(readout["epoch"])
+
     def after_epoch(trainer) -> None:
         trial.set_user_attr("core_seconds", round(trainer.clock.core_seconds, 2))
         trial.set_user_attr("deaths", 0)
@@ -194,11 +205,8 @@ def _answer(search: Search, images: dict[str, ImageSet], study: optuna.Study, tr
             return
         shown, seed = trainer.train.images, config.seed
         found = label_free(trainer.method.encoder, shown, seed, READOUT_IMAGES)["label_free"]
-        trainer.log[-1]["pruning_score"] = found
-        for readout in trainer.log:  # those before an interruption, too
-            if readout["epoch"] not in reported:
-                trial.report(readout["pruning_score"], readout["epoch"])
-            reported.add(readout["epoch"])
+        trainer.log[-1]["pruning_score"] = round(found, 5)  # as the record has it, from which it may be read again
+        report(trainer.log)
         if trainer.epoch < config.epochs and trial.should_prune():
             trainer.checkpoint.unlink(missing_ok=True)
             raise optuna.TrialPruned
@@ -208,9 +216,10 @@ def _answer(search: Search, images: dict[str, ImageSet], study: optuna.Study, tr
     except optuna.TrialPruned:
         study.tell(trial, state=TrialState.PRUNED)
     except (ValueError, RuntimeError, MemoryError) as error:  # torch's lack of memory is a RuntimeError
-        trial.set_user_attr("error", f"{type(error).__name__}: {error}")
+        trial.set_user_attr("error", str(error) or type(error).__name__)
         study.tell(trial, state=TrialState.FAIL)
     else:
+        report(record["log"])  # of a trial whose process died in its evaluation or after it
         score = record["metrics"]["label_free"]
         study.tell(trial, [score, record["core_seconds"]] if search.cost else score)
 

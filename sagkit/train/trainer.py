@@ -422,7 +422,7 @@ class Trainer:
         self.log.append({"epoch": self.epoch, **means})
 
     def require_finite(self) -> None:
-        """Refuse weights that are not finite, as a finite loss may make them: they must not replace good ones on disk."""
+        """Refuse weights that are not finite, as a finite loss may make them: they must not replace good ones."""
         if not all(bool(torch.isfinite(p).all()) for p in self.method.parameters()):
             raise ValueError(
                 f"the weights after epoch {self.epoch + 1} are not finite: lower lr = {self.config.lr}; "

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from optuna.trial import TrialState
 from tiny import tiny
 
@@ -142,16 +143,16 @@ def test_a_trial_that_fails_is_kept_with_its_reason_and_not_asked_again(tmp_path
 
     def fails_with_default(config, **arguments):
         if config.variant == "trial000":
-            raise ValueError("the loss is not finite")
+            raise torch.OutOfMemoryError("CUDA out of memory")
         return fit(config, **arguments)
 
     monkeypatch.setattr(searching, "fit", fails_with_default)
     search = searched(tmp_path, data, epochs=1)
     found = tune(search, tmp_path / "failing.json", trials=2)
     assert [row["state"] for row in found["trials"]] == ["fail", "complete"]
-    assert found["trials"][0]["error"] == "the loss is not finite"
+    assert found["trials"][0]["error"] == "CUDA out of memory"
     assert found["chosen"] == 1
-    with pytest.raises(ValueError, match=r"none of 1 trials was finished \(the loss is not finite\)"):
+    with pytest.raises(ValueError, match=r"none of 1 trials was finished \(CUDA out of memory\)"):
         tune(Search(search.base, tmp_path / "all", seed=0), tmp_path / "all.json", trials=1)
 
 
@@ -191,3 +192,26 @@ def test_impossible_searches_are_refused_before_anything_is_trained(tmp_path, da
         open_study(searched(tmp_path, data, epochs=3))
     with pytest.raises(SystemExit, match=r"^sagkit study tune: unknown image set 'nothing'"):
         sagkit(["study", "tune", "--study", str(tmp_path / "b"), "--data", "nothing"])
+
+
+def test_a_trial_whose_process_dies_again_and_again_is_given_up(tmp_path, data):
+    """As one does that the system ends for its memory; a process of ours that asks has left what it was asked before."""
+    search = searched(tmp_path, data)
+    open_study(search)
+    assert [_ask(search, 9)[2] for _ in range(searching.MOST_DEATHS + 1)] == [0] * searching.MOST_DEATHS + [1]
+    given_up = next(t for t in search.study().get_trials() if "error" in t.user_attrs)
+    assert given_up.user_attrs["slot"] == 0
+    assert "as when memory runs out" in given_up.user_attrs["error"]
+
+
+@pytest.mark.slow  # two trainings of two epochs
+def test_a_trial_that_died_after_its_training_reports_what_it_had_heard(tmp_path, data, monkeypatch):
+    """Or others would be compared with fewer scores than in a study that nobody cut off."""
+    whole = tune(searched(tmp_path / "whole", data), tmp_path / "whole.json", trials=1)
+    search = searched(tmp_path / "cut", data)
+    open_study(search)
+    with monkeypatch.context() as patched:
+        patched.setattr("sagkit.train.trainer.evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_trials(search, 1)
+    assert told(tune(search, tmp_path / "cut.json", trials=1)) == told(whole)
