@@ -4,7 +4,9 @@
 
 lightly's side is its VICReg example as its users run it: VICRegTransform in a DataLoader with 2 workers, its loss and
 projection head (2 layers of 2048), SGD, float32. Ours is `Trainer.step`. Figures are pairs of views per second, the
-median over rounds; a step's parts are timed in the same steps. Written to figures/results/bench/training.json.
+median over rounds; a step's parts are timed in the same steps. Pairings are timed apart: graph, walks and walk term
+with its gradient, of random features and projections, in processor milliseconds. Written to
+figures/results/bench/training.json.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import to_pil_image
 
 from sagkit.data.load import ImageSet, load_images, make_shapes
+from sagkit.loss import walk_term
 from sagkit.model import make_encoder
+from sagkit.pairing import WalkPairing
 from sagkit.train.config import configure
 from sagkit.train.record import provenance, write_record
 from sagkit.train.trainer import Trainer, native_precision
@@ -129,6 +133,27 @@ def measure(images: ImageSet, seconds: float, rounds: int) -> dict:
     }
 
 
+PAIRINGS = {"sampled": {}, "expected": {"expected": True}, "expected, null": {"expected": True, "null": 1.0}}
+
+
+def pairing_milliseconds(queue: int, repeats: int = 10, features: int = 128, width: int = 1024) -> dict[str, float]:
+    """Processor time that pairs cost a step, by kind; nodes are the batch and `queue` batches more."""
+    draw = torch.Generator().manual_seed(0)
+    ha, hb = torch.randn(2, BATCH, features, generator=draw)
+    za, zb = (z.requires_grad_() for z in torch.randn(2, BATCH, width, generator=draw))
+    bank = torch.randn(queue * BATCH, features, generator=draw) if queue else None
+    targets = tuple(torch.randn(2, queue * BATCH, width, generator=draw)) if queue else None
+    found = {}
+    for name, settings in PAIRINGS.items():
+        pairing = WalkPairing(**settings)
+        for run in range(repeats + 1):
+            if run == 1:  # the first one warms up
+                begin = time.process_time()
+            walk_term(za, zb, pairing(ha, hb, bank=bank), targets).backward()
+        found[name] = round(1000 * (time.process_time() - begin) / repeats, 1)
+    return found
+
+
 def main(seconds: float = 20.0, rounds: int = 3, out: str = "figures/results/bench/training.json") -> None:
     """Run the benchmark and write its record.
 
@@ -143,6 +168,7 @@ def main(seconds: float = 20.0, rounds: int = 3, out: str = "figures/results/ben
         images, data = make_shapes(8192), "shapes"
     setting = {"data": data, "encoder": ENCODER, "batch_size": BATCH, "threads": torch.get_num_threads()}
     found = measure(images, seconds, rounds)
+    found["pairing_milliseconds"] = {f"{queue} batches": pairing_milliseconds(queue) for queue in (0, 8)}
     write_record(Path(out), {**setting, "command": "make bench", **found, **provenance()})
     for name, ratio in found["ratio_to_lightly"].items():
         print(f"{name:40s} {found['pairs_per_second'][name]:8.0f} pairs/s   {ratio:.2f} x lightly")

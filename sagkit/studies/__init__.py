@@ -4,6 +4,6 @@ Nothing outside this wing imports it, and `sagkit study` lists its commands:
 
 train and record    ledger, tune, confirm, select_pairing
 judge and record    versus, sharpen, transfer, validity (over a zoo), purity, line
-pages               tables, cost, benchmarks, figures, results
+pages               tables, branches, cost, benchmarks, figures, results
 toys                spectral (notebook 01)
 """

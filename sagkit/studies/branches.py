@@ -1,7 +1,8 @@
 """The long table: branches of one trunk, every pairing of one weight, each beside partners that no walk connects.
 
-    gain over hub      a row minus the row that differs from it in its partners alone, those being hubs
-    gain over random   likewise, any partners; of another graph, too, which random partners do not ask
+    − VICReg           a row minus VICReg's branch: what the pairs do, their weight included
+    − hub              a row minus the row that differs from it in its partners alone, those being hubs
+    − random           likewise, any partners; of another graph, too, which random partners do not ask
     share              of the pairs' weight in the last epoch, on partners of the anchor's class, and superclass
 
 A branch is the decay of a trunk (see sagkit.train.trainer); branches are compared if they left trunks of one length.
@@ -57,6 +58,7 @@ def branch_table(records: list[dict]) -> pd.DataFrame:
         records: of one profile and training set, with `trunk`.
     """
     rows, shown = rows_of(records), {}
+    plain = next((runs for runs in rows.values() if runs[0]["method"] == "vicreg"), [])
     for name, runs in rows.items():
         cells = {"seeds": str(len(runs))}
         for kind in ("weight", "class_share", "superclass_share"):
@@ -64,11 +66,11 @@ def branch_table(records: list[dict]) -> pd.DataFrame:
             cells[kind.replace("_", " ")] = Summary.over(values).show(kind != "weight") if values else ""
         for key, title in FIGURES.items():
             cells[title] = Summary.over([run["metrics"][key] for run in runs]).show(key in PERCENT)
-        for pairs in ("hub", "random"):
-            other = partner_of(runs, rows, pairs)
+        beside = {pairs: partner_of(runs, rows, pairs) for pairs in ("hub", "random")}
+        for what, other in {"VICReg": plain, **beside}.items():
             for key in ("spearman_pairs", "superclass_knn"):
                 change = changes(runs, other, key) if other is not runs else []
-                cells[f"{FIGURES[key]} − {pairs}"] = (
+                cells[f"{FIGURES[key]} − {what}"] = (
                     Summary.over(change).show(key in PERCENT, signed=True) if change else ""
                 )
         cells["label-free"] = Summary.over([run["metrics"]["label_free"] for run in runs]).show(False)

@@ -1,6 +1,7 @@
 """Two rows of a table against each other, over seeds *and* classes: is the difference more than chance in either?
 
     sagkit study versus --profile tuned     every trained row with stored encoders minus VICReg
+    sagkit study versus --profile long --baseline "sag-vicreg (hub)"        minus one row, such as the hub partners
 
 Run records hold the spread over seeds; another hundred classes would move a score, too. Here the stored encoders of
 both rows are scored on the same image pairs, and the interval resamples seeds and classes, the same classes for both
@@ -9,6 +10,7 @@ rows (`metrics.paired_difference`). [K]
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -144,7 +146,8 @@ def main(
     """Set every trained row with stored encoders against the baseline, and store the record.
 
     Args:
-        results: folder of run records; the record is written to versus/<profile>.json in it.
+        results: folder of run records; the record is written to versus/<profile>.json in it, of another baseline
+            than VICReg to versus/<profile>-over-<baseline>.json.
         profile: of the rows.
         train_set: of the rows.
         baseline: the method that is subtracted; see `record.matching_row`.
@@ -157,5 +160,7 @@ def main(
     rows = versus(stored, images, distances, baseline, bootstrap)
     about = {"profile": profile, "data": train_set, "evaluated_on": split, "baseline": baseline, "bootstrap": bootstrap}
     record = {"command": command_line("study versus"), **about, **provenance(), "rows": rows}
-    write_record(Path(results) / f"versus/{profile}.json", record)
+    words = "-".join(re.findall(r"[\w-]+", baseline))
+    name = profile if baseline == "vicreg" else f"{profile}-over-{words}"
+    write_record(Path(results) / f"versus/{name}.json", record)
     print(to_markdown(versus_table(record)))

@@ -46,6 +46,7 @@ def test_the_table_has_gains_by_seed_shares_and_the_costs_of_branch_and_trunk_ap
     table = branch_table([*PLAIN, *WALK, *HUB, *OTHER, *RANDOM])
     walk = table.loc["sag-vicreg (null)"]
     assert walk["Spearman pairs − hub"] == "+0.010 ± 0.000"
+    assert walk["Spearman pairs − VICReg"] == "+0.030 ± 0.000"
     assert walk["superclass kNN % − hub"] == "-1.0 ± 0.0"
     assert walk["Spearman pairs − random"] == "+0.040", "two seeds have no interval"
     assert (walk["weight"], walk["class share"], walk["superclass share"]) == (
@@ -54,7 +55,7 @@ def test_the_table_has_gains_by_seed_shares_and_the_costs_of_branch_and_trunk_ap
         "15.0 ± 0.0",
     )
     assert walk["core-min, branch + trunk"] == "2.0 + 10.0"
-    assert table.loc["vicreg", ["weight", "Spearman pairs − hub"]].tolist() == ["", ""]
+    assert table.loc["vicreg", ["weight", "Spearman pairs − hub", "Spearman pairs − VICReg"]].tolist() == [""] * 3
     assert table.loc["sag-vicreg (null-hub)", "Spearman pairs − hub"] == ""
 
 

@@ -95,5 +95,9 @@ def test_the_command_writes_a_record_that_the_report_can_read(house, monkeypatch
     monkeypatch.setattr("sagkit.studies.versus.load_images", lambda *_: test)
     main(str(results), "tour", "shapes", bootstrap=20)
     record = json.loads((results / "versus/tour.json").read_text())
+    main(str(results), "tour", "shapes", "sag-vicreg", bootstrap=20)
+    over = json.loads((results / "versus/tour-over-sag-vicreg.json").read_text())
+    assert [row["row"] for row in over["rows"]] == ["vicreg"]
+    assert over["rows"][0]["spearman"] == -record["rows"][0]["spearman"]
     assert "sag-vicreg − vicreg | 1 |" in capsys.readouterr().out
     assert "test images of shapes, profile tour; brackets are 95 % intervals over seeds and 20" in summary(record)
