@@ -285,7 +285,7 @@ def projections(images: ImageSet, width: int, reference, n: int = 2000) -> list[
 
 
 def with_floor(figures: dict[str, float], scores: Sequence[float], of: str) -> tuple[dict[str, float], str]:
-    """Figures with "floor" and "floor_sd" from at least two differing scores, and the verdict in one line.
+    """Figures with "floor", "floor_sd" and "floor_n" from at least two differing scores, and the verdict in one line.
 
     Args:
         figures: of the embedding.
@@ -296,7 +296,7 @@ def with_floor(figures: dict[str, float], scores: Sequence[float], of: str) -> t
         return figures, NO_FLOOR
     mean, sd = float(np.mean(scores)), float(np.std(scores, ddof=1))
     against = RankCorrelation(figures["spearman_pairs"], 0.0, floor=mean, floor_sd=sd, floor_n=len(scores))
-    return figures | {"floor": mean, "floor_sd": sd}, verdict(against, of)
+    return figures | {"floor": mean, "floor_sd": sd, "floor_n": len(scores)}, verdict(against, of)
 
 
 def _differ(labels: Tensor) -> bool:

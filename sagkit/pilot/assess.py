@@ -43,7 +43,7 @@ from sagkit.metrics.evaluate import (
     with_floor,
 )
 from sagkit.metrics.labelfree import structure_score
-from sagkit.metrics.semantic import class_matrix
+from sagkit.metrics.semantic import ENOUGH, class_matrix
 from sagkit.metrics.tree import class_tree
 from sagkit.model import extract_features, make_encoder
 from sagkit.show import plots
@@ -69,7 +69,7 @@ class Assessment(NamedTuple):
     """What was found of one embedding.
 
     name: of the thing assessed.
-    figures: every number, fractions and correlations, flat; "floor" and "floor_sd" where there is a floor.
+    figures: every number, fractions and correlations, flat; "floor", "floor_sd" and "floor_n" where there is one.
     verdict: one line on the floor.
     classes: what pictures are drawn from: class tree and class distances of the embedding, reference, names, groups.
     """
@@ -352,7 +352,7 @@ def draw_tradeoff(found: Sequence[Assessment]) -> plots.Picture:
             points[one.name] |= {
                 f"y_{e}": f[f"spearman_pairs_{e}"] for e in ("low", "high") if f"spearman_pairs_{e}" in f
             }
-            if "floor" in f:
+            if "floor" in f and f.get("floor_n", ENOUGH) >= ENOUGH:  # a band of 2 sd; records of old had 10 or more
                 floors.add((f["floor"], f["floor_sd"]))
     if not points:
         raise ValueError("no embedding has both kNN and Spearman: they need labels and a semantic reference")

@@ -47,7 +47,7 @@ def test_an_array_with_a_bank_has_the_figures_of_evaluate(test_set, features):
     given = (torch.tensor(bank), train.labels, torch.tensor(features), test_set.labels)
     wanted = labelled(*given, "shapes", test_set.class_names, True, 20)
     assert {key: found.figures[key] for key in wanted} == wanted
-    assert found.figures.keys() - wanted.keys() == {"floor", "floor_sd"}
+    assert found.figures.keys() - wanted.keys() == {"floor", "floor_sd", "floor_n"}
 
 
 @pytest.mark.slow
