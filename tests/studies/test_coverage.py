@@ -10,12 +10,13 @@ from sagkit.studies import coverage
 def test_intervals_that_hold_the_truth_are_counted_and_on_which_side_the_others_miss(monkeypatch):
     def planted(kind, seed, images, classes, resamplings):
         if not resamplings:  # the population
+            assert seed >= coverage.FAR
             return [(0.5, np.nan, np.nan), (0.25, np.nan, np.nan)]
         low = (0.4, 0.6, 0.1)[seed % 3]  # holds; too high; too low
         return [(0.5 + 0.01 * (seed % 2), low, low + 0.2), (0.25 + 0.01 * (seed % 2), 0.0, 1.0)]
 
     monkeypatch.setattr(coverage, "trial", planted)
-    row = coverage.covered("classes", 100, 5, trials=30, worlds=3)
+    row = coverage.covered("classes", 100, 5, 30, coverage.truth_of("classes"))
     assert (row["truth"], row["held"], row["below"]) == ([0.5, 0.25], [10, 30], [10, 0])
     assert row["bias"] == pytest.approx([0.005, 0.005])
     assert row["width"] == pytest.approx([0.2, 1.0])
