@@ -271,8 +271,8 @@ def _without_shared(folders: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
 
 
 def _split_level(folders: list[tuple[str, ...]]) -> int | None:
-    """Depth of the folders train and test or val: at the top, where others may lie beside, or below each class."""
-    for level in (0, 1):
+    """Depth of the folders train and test or val: at the top, where others may lie beside, or below every class."""
+    for level in range(max(map(len, folders), default=0)):
         kinds = {SPLIT_OF.get(folder[level].lower()) for folder in folders if len(folder) > level}
         if "train" in kinds and kinds & {"val", "test"} and (level == 0 or None not in kinds):
             return level

@@ -216,7 +216,8 @@ def load_folder(
     chosen, part = _folders_of(split, {*layout.splits} - {""}, path)
     # All splits are decoded together, so that they come in one size and at one depth.
     decoded = decode_images(path, found.files, size or usual_size([path / file.path for file in found.files]))
-    classes = layout.class_names
+    labelled = any(label for name, label in zip(layout.splits, layout.classes, strict=True) if name in chosen)
+    classes = layout.class_names if labelled else ()
     placed = [
         name in chosen and bool(label or not classes) for name, label in zip(layout.splits, layout.classes, strict=True)
     ]
@@ -232,7 +233,7 @@ def load_folder(
         if strict:
             raise ValueError(f"{told}; repair or remove them")
         warnings.warn(f"{told}; left out", stacklevel=2)
-    notes = _notes(found, layout, decoded, chosen, paths, placed)
+    notes = _notes(found, layout, decoded, chosen, paths, placed, labelled)
     for note in notes:
         warnings.warn(f"{path}: {note}", stacklevel=2)
     rows = (read & torch.tensor(placed)).nonzero()[:, 0]
@@ -259,20 +260,28 @@ def _folders_of(split: str | None, there: set[str], path: Path) -> tuple[set[str
 
 
 def _notes(
-    found: Listing, layout: Layout, decoded: Decoded, chosen: set[str], paths: list[str], placed: list[bool]
+    found: Listing,
+    layout: Layout,
+    decoded: Decoded,
+    chosen: set[str],
+    paths: list[str],
+    placed: list[bool],
+    labelled: bool,
 ) -> list[str]:
     """What a user might not expect of the part of a folder that was read, in sentences."""
-    splits, classes = Counter(layout.splits), layout.class_names
+    splits = Counter(layout.splits)
     notes = [*found.notes, *layout.notes]
     beside = [
         path
         for path, split, label in zip(paths, layout.splits, layout.classes, strict=True)
-        if (classes and not label) or split not in {*splits} - {""} | chosen
+        if (labelled and not label) or split not in {*splits} - {""} | chosen
     ]
     if beside:
-        where = "class folders" if classes else "splits"
+        where = "class folders" if labelled else "splits"
         notes.append(f"pictures beside the {where}, left out until they are moved into one: {few(beside, NAMED)}")
-    if found.empty and classes:
+    if layout.class_names and not labelled:
+        notes.append(f"no classes in split {', '.join(sorted(chosen))}: read without labels")
+    if found.empty and labelled:
         notes.append(f"folders without a picture: {few(found.empty, NAMED)}")
     if len(chosen) > 1 and "train" in splits:
         notes.append("all splits are read together: " + ", ".join(f"{s} ({splits[s]:,})" for s in sorted(chosen) if s))

@@ -179,6 +179,7 @@ def layout(*paths: str) -> dict[str, tuple[str, str]]:
         ("{name}/{split}/1.png", "train", "test"),
         ("archive/{name}/{split}/1.png", "Training", "Testing"),
         ("{split}/{name}/images/1.png", "train", "test"),
+        ("set/{name}/images/{split}/1.png", "train", "test"),
     ],
 )
 def test_splits_and_classes_are_found_at_any_level(template, train, test):
@@ -250,6 +251,15 @@ def test_pictures_beside_the_classes_are_named_and_the_others_keep_their_labels(
     Path("d/x.png").rename("d/a/x.png")  # what it says
     images, told = read("d")
     assert (images.labels.tolist(), told) == ([0, 0, 0, 1, 1], "")
+
+
+def test_a_split_without_classes_is_read_without_labels():
+    put(*(f"d/train/{c}/{i}.png" for c in "ab" for i in range(3)), "d/test/0.png", "d/test/1.png")
+    train, told = read("d", "train")
+    assert (len(train), train.class_names, "beside" in told) == (6, ("a", "b"), True)
+    test, told = read("d", "test")
+    assert (len(test), test.labels, test.class_names) == (2, None, ())
+    assert "no classes in split test: read without labels" in told
 
 
 def test_pictures_beside_unlabelled_splits_are_only_left_out_of_a_split():
