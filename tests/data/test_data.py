@@ -158,7 +158,7 @@ def test_shape_classes_do_not_differ_in_colour():
 
 @pytest.mark.parametrize("bad", [{"n": 4, "size": 4}, {"n": -1}])
 def test_shapes_refuses(bad):
-    with pytest.raises(ValueError, match="at least 8, got 4|at least 0, got -1") as error:
+    with pytest.raises(ValueError, match=r"at least 8, got 4|at least 0, got -1") as error:
         make_shapes(**bad)
     one_line(error)
 
