@@ -1,5 +1,6 @@
-"""Anomaly scores: how unusual an item's features are among others', in three ways; larger is more unusual.
+"""Anomaly scores: how unusual an item's features are among others', in four ways; larger is more unusual.
 
+    distance    Euclidean distance to the k-th neighbour: the default, since it keeps the length of features
     knn         1 - cosine to the k-th neighbour
     mahalanobis sqrt((x - m)' C^-1 (x - m)),  m and C of the bank, C shrunk after Ledoit and Wolf
     walk        -log(N_bank pi_i),  pi = r t + (1 - r) P' pi,  P the symmetrised similarity graph, t uniform on the bank
@@ -7,29 +8,88 @@
 Sources: [R] distance to the k-th neighbour, Mahalanobis distance (Ledoit and Wolf 2004), personalised PageRank (a walk
 that restarts). [K] cosines are of features centred on the bank's mean, as in `graph`; edges of P weigh max(0, cosine);
 an item that walks from the bank rarely visit is unusual.
+
+An encoder is trained to overlook brightness, colour and noise, so that a picture that is odd in nothing else may lie in
+the middle of its features. Of pictures, the default score therefore looks at features and appearance at once:
+
+    d(x, y)^2 = (|h_x - h_y| / s_h)^2 + (|a_x - a_y| / s_a)^2,   s each one's median distance to the k-th neighbour
+    a           means and log contrasts of the colours, log saturation, log roughness: each by its median and spread [K]
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from sagkit import require
 from sagkit.graph import similarity_graph
-from sagkit.metrics.local import Index
+from sagkit.metrics.local import CHUNK, Index
+
+K = 5  # neighbour whose distance counts; more than the copies that an anomaly is likely to have
+LEAST = 0.02  # of [0, 1]: contrast below which differences mean nothing
 
 ROUNDS = 10_000  # of conjugate gradients; a restart of 0.15 takes about 100
 
 
-def knn_anomaly(bank: Float[Tensor, "N F"], queries: Float[Tensor, "Q F"] | None = None, k: int = 5) -> Tensor:
+def distance_anomaly(bank: Float[Tensor, "N F"], queries: Float[Tensor, "Q F"] | None = None, k: int = K) -> Tensor:
+    """Euclidean distance to the k-th nearest item of the bank, at least 0.
+
+    Args:
+        bank: features of normal items, or what `seen_at_once` makes of pictures.
+        queries: features to score; None scores the bank's own items, each without itself.
+        k: neighbour whose distance counts.
+
+    Raises:
+        ValueError: for k out of range.
+    """
+    most = len(bank) - (queries is None)
+    if not 1 <= k <= most:
+        raise ValueError(f"k = {k} neighbours need 1 <= k <= {most} other items")
+    bank, found = bank.float(), []
+    for rows in torch.arange(len(bank if queries is None else queries)).split(CHUNK):
+        # Differences, not the expanded square: of long features, that loses what is close.
+        distance = torch.cdist(
+            (bank if queries is None else queries.float())[rows], bank, compute_mode="donot_use_mm_for_euclid_dist"
+        )
+        if queries is None:
+            distance[torch.arange(len(rows)), rows] = float("inf")
+        found.append(distance.kthvalue(k, dim=1).values)
+    return torch.cat(found)
+
+
+def appearance(images: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N 10"]:
+    """What is seen of a picture before what is on it: means and log contrasts of the three colours, log saturation, log
+    roughness of both directions and relative to the contrast; each column less its median, over its spread."""
+    parts = []
+    for chunk in images.split(CHUNK):
+        x = chunk.float() / 255
+        mean, contrast = x.mean(dim=(2, 3)), x.std(dim=(2, 3))
+        rough = torch.stack([x.diff(dim=axis).abs().mean(dim=(1, 2, 3)) for axis in (2, 3)], dim=1)
+        saturation = (x - x.mean(dim=1, keepdim=True)).square().mean(dim=(1, 2, 3)).sqrt()[:, None]
+        relative = rough.mean(dim=1, keepdim=True) / (contrast.mean(dim=1, keepdim=True) + LEAST)
+        logs = torch.cat([contrast, rough, saturation, relative], dim=1).add(LEAST).log()
+        parts.append(torch.cat([mean, logs], dim=1))
+    found = torch.cat(parts)
+    centred = found - found.median(dim=0).values
+    return centred / (1.4826 * centred.abs().median(dim=0).values).clamp(min=LEAST)
+
+
+def seen_at_once(features: Float[Tensor, "N F"], images: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N G"]:
+    """Features and appearance of pictures side by side, each over its median distance to the k-th neighbour."""
+    k = min(K, len(features) - 1)
+    both = (features.float(), appearance(images))
+    return torch.cat([x / distance_anomaly(x, k=k).median().clamp(min=1e-6) for x in both], dim=1)
+
+
+def knn_anomaly(bank: Float[Tensor, "N F"], queries: Float[Tensor, "Q F"] | None = None, k: int = K) -> Tensor:
     """Centred cosine distance to the k-th nearest item of the bank, in [0, 2].
 
     Args:
         bank: features of normal items.
         queries: features to score; None scores the bank's own items, each without itself.
-        k: neighbour whose distance counts; more than the copies that an anomaly is likely to have.
+        k: neighbour whose distance counts.
 
     Raises:
         ValueError: for k out of range.
@@ -77,7 +137,21 @@ def walk_anomaly(
     return torch.from_numpy(scores if queries is None else scores[len(bank) :]).float()
 
 
-SCORES = {"neighbours": knn_anomaly, "Mahalanobis": mahalanobis_anomaly, "walks": walk_anomaly}
+SCORES = {
+    "distance": distance_anomaly,
+    "neighbours": knn_anomaly,
+    "Mahalanobis": mahalanobis_anomaly,
+    "walks": walk_anomaly,
+}
+DEFAULT = next(iter(SCORES))  # chosen before any label is seen
+
+
+def picture_scores(
+    features: Float[Tensor, "N F"], images: UInt8[Tensor, "N 3 H W"], left_out: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
+    """Scores (N,) of pictures by name, but those left out; the default looks at features and appearance at once."""
+    given = dict.fromkeys(SCORES, features) | {DEFAULT: seen_at_once(features, images)}
+    return {name: score(given[name]) for name, score in SCORES.items() if name not in left_out}
 
 
 def symmetric_weights(features: Float[Tensor, "N F"], k: int):

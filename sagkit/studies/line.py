@@ -42,6 +42,7 @@ FIGURES = {
     "precision_class": "precision@10 class",
     "precision_superclass": "precision@10 superclass",
 }
+RUN = ("neighbours", "Mahalanobis", "walks")  # of anomaly.SCORES
 TITLES = {
     "raw-pixels": "raw pixels",
     "vicreg-random": "untrained network",
@@ -87,7 +88,7 @@ class Judged(NamedTuple):
         return Judged(*(part[torch.isin(self.group, torch.tensor(groups))] for part in self))
 
 
-def line_figures(bank: Judged, queries: Judged, line: Line, scores=tuple(SCORES)) -> dict[str, float]:
+def line_figures(bank: Judged, queries: Judged, line: Line, scores=RUN) -> dict[str, float]:
     """AUROC by score, and precision of the search, of one line.
 
     Args:
@@ -106,9 +107,7 @@ def line_figures(bank: Judged, queries: Judged, line: Line, scores=tuple(SCORES)
     return figures
 
 
-def judge_lines(
-    encoder: nn.Module, train: ImageSet, test: ImageSet, drawn: list[Line], scores=tuple(SCORES)
-) -> list[dict]:
+def judge_lines(encoder: nn.Module, train: ImageSet, test: ImageSet, drawn: list[Line], scores=RUN) -> list[dict]:
     """Figures of an encoder on each line."""
     group = torch.as_tensor(superclasses("cifar100", test.class_names)[1])
     bank, queries = (Judged(extract_features(encoder, s.images), s.labels, group[s.labels]) for s in (train, test))
@@ -213,7 +212,7 @@ def main(
     for (name, of), path in stored.items():
         if (name, of) in {(row["encoder"], row["seed"]) for row in rows}:
             continue
-        scores = tuple(SCORES) if path else ("neighbours", "walks")  # no covariance of 3,072 pixels
+        scores = RUN if path else ("neighbours", "walks")  # no covariance of 3,072 pixels
         found = judge_lines(load_encoder(path) if path else nn.Flatten(), train, test, drawn, scores)
         rows.append({"encoder": name, "seed": of, "lines": found})
         write_record(Path(out), {"command": command_line("study line"), **settings, **now, "rows": rows})

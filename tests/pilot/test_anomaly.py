@@ -9,9 +9,13 @@ from sklearn.covariance import LedoitWolf
 from sklearn.neighbors import NearestNeighbors
 
 from sagkit.pilot.anomaly import (
+    DEFAULT,
+    SCORES,
     auroc,
+    distance_anomaly,
     knn_anomaly,
     mahalanobis_anomaly,
+    picture_scores,
     symmetric_weights,
     visit_probability,
     walk_anomaly,
@@ -77,7 +81,38 @@ def test_a_node_without_edges_is_visited_by_restarts_alone():
         walk_anomaly(torch.randn(9, 3), restart=1.0)
 
 
-@pytest.mark.parametrize("score", [knn_anomaly, mahalanobis_anomaly, walk_anomaly])
+@pytest.mark.parametrize("k", [1, 5])
+def test_the_default_is_the_euclidean_distance_of_scikit_learn_which_keeps_the_length(generator, k):
+    bank, queries = torch.randn(200, 6, generator=generator) + 1, torch.randn(30, 6, generator=generator)
+    search = NearestNeighbors(n_neighbors=k + 1).fit(bank.numpy())
+    np.testing.assert_allclose(distance_anomaly(bank, k=k), search.kneighbors()[0][:, k - 1], atol=1e-5)
+    expected = search.kneighbors(queries, n_neighbors=k)[0][:, -1]
+    np.testing.assert_allclose(distance_anomaly(bank, queries, k=k), expected, atol=1e-5)
+    assert DEFAULT == next(iter(SCORES)) == "distance"
+    longer = torch.cat([bank, 9 * bank[:1]])  # of a usual direction
+    assert int(distance_anomaly(longer).argmax()) == 200
+    with pytest.raises(ValueError, match="k = 200 neighbours need 1 <= k <= 199"):
+        distance_anomaly(bank, k=200)
+
+
+def test_what_an_encoder_overlooks_is_seen_in_the_appearance(generator):
+    coarse = torch.rand(400, 3, 5, 5, generator=generator) * torch.rand(400, 1, 1, 1, generator=generator)
+    usual = (torch.nn.functional.interpolate(coarse, (32, 32), mode="bicubic").clamp(0, 1) * 255).byte()
+    squares = ((torch.arange(32)[:, None] // 4 + torch.arange(32) // 4) % 2 * 255).byte().expand(3, 32, 32)
+    red = usual[0].clone()
+    red[1:] = 0
+    noise = torch.randint(256, (3, 32, 32), generator=generator, dtype=torch.uint8)
+    for odd in (torch.zeros_like(red), squares, noise, red):
+        images = torch.cat([usual, odd[None]])
+        blind = torch.randn(401, 8, generator=generator)
+        blind[-1] = blind[:-1].mean(dim=0)  # in the middle of all
+        found = picture_scores(blind, images, left_out=("walks",))
+        assert list(found) == ["distance", "neighbours", "Mahalanobis"]
+        assert int((found["distance"] > found["distance"][-1]).sum()) < 10
+        assert int((found["Mahalanobis"] > found["Mahalanobis"][-1]).sum()) == 400
+
+
+@pytest.mark.parametrize("score", SCORES.values())
 def test_every_score_tells_strangers_from_the_usual(generator, score):
     centres = 5 * torch.randn(4, 16, generator=generator)
     bank = centres[torch.arange(200) % 4] + torch.randn(200, 16, generator=generator)
