@@ -1,6 +1,7 @@
 """Tables from benchmark records: training steps, walks, neighbour searches and metrics beside their peers.
 
-    figures/results/bench/training.json, walks.json, metrics.json, notebooks.json, widgets.json   (see tests/bench_*.py)
+    figures/results/bench/training.json, walks.json, metrics.json, notebooks.json, widgets.json, pilot.json: see
+    tests/bench_*.py
 
 Ratios are of medians of one run on one machine, which every table names. [K]
 """
@@ -104,6 +105,48 @@ def widget_table(found: dict) -> str:
     return f"{to_markdown(frame.rename_axis('widget'))}\n\n{notes} {origin(record)}"
 
 
+def duplicate_table(found: dict) -> str:
+    """Recall of copies by kind beside a hash's, and what is found among pictures that are none, as Markdown."""
+    record = found["pilot"]
+    recall = record["copies"]["recall"].items()
+    cells = {kind: {"found": f"{of['ours']:.2f}", "hash alone": f"{of['hash']:.2f}"} for kind, of in recall}
+    frame = pd.DataFrame.from_dict(cells, orient="index").rename_axis("copies by")
+    photos = record["strangers"]
+    groups = ", ".join(f"{name} {len(of['groups'])}" for name, of in record["series"].items())
+    notes = (
+        f"{record['pictures']} test images of CIFAR-100 with a copy of every kind in one folder: "
+        f"{record['copies']['wrong pairs']} wrong pairs. The hash may differ in {record['bits']} of 64 bits. Of "
+        f"{photos['of pairs']:,} pairs of {photos['pictures']:,} other test images, {photos['pairs found']} are called "
+        f"copies, CIFAR-100's own copies among them ({photos['seconds']:.0f} s). Groups found in series of 40 drawn "
+        f"pictures of which none is a copy: {groups}."
+    )
+    return f"{to_markdown(frame)}\n\n{notes} {origin(record)}"
+
+
+def anomaly_table(found: dict) -> str:
+    """Ranks of planted pictures among 2,000, and AUROC of one class among ten others, by encoder and score."""
+    record, rows = found["pilot"], {}
+    for encoder, by_score in record["ranks"].items():
+        for score, kinds in by_score.items():
+            areas = {f"AUROC {name}": f"{area:.2f}" for name, area in record["auroc"][encoder][score].items()}
+            rows[encoder, score] = {kind: str(rank) for kind, rank in kinds.items()} | areas
+    frame = pd.DataFrame.from_dict(rows, orient="index")
+    frame.index = pd.Index([f"{encoder}, {score}" for encoder, score in rows], name="embedding, score")
+    notes = (
+        "Ranks of one planted picture among 2,000 test images of CIFAR-100; AUROC of 30 pictures of a class among "
+        "1,500 of ten others, 0.5 is chance."
+    )
+    return f"{to_markdown(frame)}\n\n{notes} {origin(record)}"
+
+
+def look_alike_table(found: dict) -> str:
+    """Precision of look-alikes and the label-free score by embedding, as Markdown."""
+    record = found["pilot"]
+    cells = {name: {k: f"{v:.3f}" for k, v in of.items()} for name, of in record["look-alikes"].items()}
+    frame = pd.DataFrame.from_dict(cells, orient="index").rename_axis("embedding")
+    return f"{to_markdown(frame)}\n\n1,500 training images of ten classes of CIFAR-100. {origin(record)}"
+
+
 def bench_table(name: str, found: dict) -> str:
     """The table of that name, or a line that says that its record is missing.
 
@@ -112,12 +155,14 @@ def bench_table(name: str, found: dict) -> str:
     """
     if name not in TABLES:
         raise ValueError(f"no benchmark {name!r}: choose one of {', '.join(TABLES)}")
-    if {"neighbors": "walks"}.get(name, name) not in found:
-        command = f"python tests/bench_{name}.py" if name in ("notebooks", "widgets") else "make bench"
+    record = RECORDS.get(name, name)
+    if record not in found:
+        command = f"python tests/bench_{record}.py" if record in ("notebooks", "pilot", "widgets") else "make bench"
         return f"Not measured yet: `{command}` writes the record."
     return TABLES[name](found)
 
 
+RECORDS = {"neighbors": "walks", **dict.fromkeys(("duplicates", "anomalies", "look-alikes"), "pilot")}
 TABLES = {
     "training": training_table,
     "walks": walk_table,
@@ -125,4 +170,7 @@ TABLES = {
     "metrics": metric_table,
     "notebooks": notebook_table,
     "widgets": widget_table,
+    "duplicates": duplicate_table,
+    "anomalies": anomaly_table,
+    "look-alikes": look_alike_table,
 }

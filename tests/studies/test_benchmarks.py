@@ -89,3 +89,29 @@ def test_widgets_show_the_median_and_the_slowest_answer():
 def test_a_table_is_github_markdown():
     frame = pd.DataFrame({"n": [1, 2], "s": ["a", "b"]}, index=pd.Index(["p", "q"], name="row"))
     assert to_markdown(frame) == "| row | n | s |\n| --- | --: | --: |\n| p | 1 | a |\n| q | 2 | b |"
+
+
+def test_the_pilots_tables_show_recall_beside_the_hash_ranks_beside_areas_and_what_is_not_run():
+    strangers = {"pictures": 2000, "pairs found": 3, "of pairs": 1_999_000, "groups": [[1, 2]], "seconds": 30.2}
+    scores = {"distance": 1, "Mahalanobis": 7}
+    record = MADE | {
+        "pictures": 100,
+        "bits": 10,
+        "copies": {"recall": {"grey": {"ours": 1.0, "hash": 0.975}}, "wrong pairs": 2},
+        "strangers": strangers,
+        "series": {"text": strangers | {"groups": []}, "skies": strangers},
+        "ranks": {"stored": {s: {"black": r} for s, r in scores.items()}, "raw pixels": {"distance": {"black": 12}}},
+        "auroc": {"stored": {s: {"sea": 0.9} for s in scores}, "raw pixels": {"distance": {"sea": 0.456}}},
+        "look-alikes": {"raw pixels": {"precision@10": 0.3081, "label-free structure": 0.09}},
+    }
+    found = {"pilot": record}
+    copies = bench_table("duplicates", found)
+    assert "| grey | 1.00 | 0.97 |" in copies or "| grey | 1.00 | 0.98 |" in copies
+    assert "2 wrong pairs" in copies
+    assert "Of 1,999,000 pairs of 2,000 other test images, 3 are called copies" in copies
+    assert "text 0, skies 1" in copies
+    odd = bench_table("anomalies", found)
+    assert "| raw pixels, distance | 12 | 0.46 |" in odd
+    assert "| stored, Mahalanobis | 7 | 0.90 |" in odd
+    assert "| raw pixels | 0.308 | 0.090 |" in bench_table("look-alikes", found)
+    assert bench_table("anomalies", {}) == "Not measured yet: `python tests/bench_pilot.py` writes the record."
