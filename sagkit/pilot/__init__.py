@@ -1,8 +1,8 @@
 """From a folder of images, or an array of features, to a report: look-alikes, anomalies, structure, cost.
 
-`run` is the whole pilot on a folder, `budget` fits a training into a given time, `embedding`, `duplicates` and
-`anomaly` are the first analyses, `page` is the HTML report, `photos` a folder to try it on, and `assess` measures any
-embedding against its floor.
+`run` is the whole pilot on a folder, `budget` fits a training into a given time, `network` is what looks at the images,
+`embedding`, `duplicates` and `anomaly` are the first analyses, `page` is the HTML report, `photos` a folder to try it
+on, and `assess` measures any embedding against its floor.
 """
 
 from sagkit import lazily

@@ -5,10 +5,7 @@
     WHAT    x.npz          `features` (N, F) of the test images in order; or of any images, with `labels` (N,) and, for
                            classes of your own, `distances` (C, C); further `bank` (M, F) and `bank_labels` (M,),
                            which kNN and probe may use, and `changed` (N, F') of a changed view of the same images
-            x.safetensors  one of our encoders
-            timm:NAME      a published network with its weights, images scaled to the size it was trained on
-            random:NAME    a network with random weights ("random:resnet10-w16")
-            pixels         the images themselves
+            a network      a file of weights, timm:NAME, random:NAME, pixels: see `pilot.network`
 
 Figures are those of `evaluate`: `labelled` on the test split with the training split as kNN's bank, `label_free` on
 clean against changed images. Of bare features without a bank, kNN and probe classify one half with the other as bank.
@@ -18,6 +15,7 @@ random projections of the images. Tables and pictures are drawn from these figur
 
 from __future__ import annotations
 
+import sys
 import zipfile
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
@@ -45,13 +43,15 @@ from sagkit.metrics.evaluate import (
 from sagkit.metrics.labelfree import structure_score
 from sagkit.metrics.semantic import ENOUGH, class_matrix
 from sagkit.metrics.tree import class_tree
-from sagkit.model import extract_features, make_encoder
+from sagkit.model import extract_features
+from sagkit.pilot.network import device_of, network
 from sagkit.show import plots
 from sagkit.show.tables import origin, to_markdown
-from sagkit.train.record import command_line, load_encoder, load_state, provenance, write_record
+from sagkit.train.record import command_line, provenance, write_record
 
 GIVEN = ("labels", "distances", "changed", "bank", "bank_labels")  # what may come with features, in an .npz file too
 RESAMPLINGS = 1000  # behind intervals, unless told
+DEVICE = "auto"
 SECOND_VIEW = "needs a second view"
 COLUMNS = {
     "spearman_pairs": "Spearman pairs",
@@ -120,6 +120,7 @@ def assess(
     root: str | None = None,
     seed: int = 0,
     weights: bool = True,
+    device: str = DEVICE,
 ) -> Assessment:
     """Every figure of an embedding, and the verdict on its floor.
 
@@ -139,15 +140,14 @@ def assess(
         root: where CIFAR lies.
         seed: of the changed view, of the split of bare features and of random weights.
         weights: load published weights of timm networks; False leaves them random.
+        device: that networks run on: "auto", "cpu", "cuda".
 
     Raises:
         ValueError: in one line, for anything unknown, or numbers of rows that do not fit.
     """
     if isinstance(what, str | Path) and not str(what).endswith(".npz"):
-        encoder, architecture = network(str(what), seed, weights)
-        return _of_network(
-            name or _row_title(str(what)), encoder, architecture, data, probe, resamplings, results, root, seed
-        )
+        encoder = network(str(what), seed, weights).to(device_of(device))
+        return _of_network(name or _row_title(str(what)), encoder, data, probe, resamplings, results, root, seed)
     given = dict(zip(GIVEN, (labels, distances, changed, bank, bank_labels), strict=True))
     if isinstance(what, str | Path):
         found = read_npz(Path(what))
@@ -158,7 +158,7 @@ def assess(
     return _of_features(name or "features", x, given, data, probe, resamplings, root, seed)
 
 
-def _of_network(name, encoder, architecture, data, probe, resamplings, results, root, seed) -> Assessment:
+def _of_network(name, encoder, data, probe, resamplings, results, root, seed) -> Assessment:
     """Of a network: test images of `data`, the training images as bank, random networks as floor."""
     bank, queries = load_bank(data, root=root), load_images(data, "test", root=root)
     figures = label_free(encoder, queries.images, seed, bootstrap=resamplings)
@@ -168,7 +168,7 @@ def _of_network(name, encoder, architecture, data, probe, resamplings, results, 
     banked = extract_features(encoder, bank.images)
     figures |= judged(banked, bank.labels, features, queries, data, probe, resamplings)
     primary = next(iter(known.values()), None)
-    scores, of = random_networks(results, data, architecture, figures), "random networks"
+    scores, of = random_networks(results, data, getattr(encoder, "architecture", None), figures), "random networks"
     if len(scores) < 2 and not isinstance(encoder, nn.Flatten):  # as wide a projection of pixels has pixels' distances
         scores, of = projections(queries, features.shape[1], primary), "random projections"
     figures, said = with_floor(figures, scores, of)
@@ -230,38 +230,6 @@ def _label_free_of_views(x: Tensor, changed, resamplings: int, seed: int) -> dic
     return {"label_free": found.score} | drawn
 
 
-def network(what: str, seed: int, weights: bool) -> tuple[nn.Module, str | None]:
-    """Network for images in [0, 1], and the name of its architecture where it is one of ours.
-
-    Raises:
-        ValueError: for a thing that is none of "pixels", "timm:NAME", "random:NAME", a .safetensors file.
-    """
-    if what == "pixels":
-        return nn.Flatten(), None
-    if what.startswith("timm:"):
-        return _published(what, weights), None
-    if what.startswith("random:"):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return make_encoder(what.removeprefix("random:")), what.removeprefix("random:")
-    if what.endswith(".safetensors"):
-        if not Path(what).is_file():
-            raise ValueError(f"{what} does not exist: check the path ({Path(what).absolute()})")
-        return load_encoder(what), load_state(what)["name"]
-    raise ValueError(
-        f"cannot assess {what!r}: give pixels, timm:NAME, random:NAME, or the path of an .npz or .safetensors file"
-    )
-
-
-def _published(what: str, weights: bool) -> nn.Module:
-    """A timm network behind the size and channel statistics that it was trained with."""
-    encoder = make_encoder(what, pretrained=weights)
-    trained = encoder.backbone.pretrained_cfg
-    for buffer, key in ((encoder.mean, "mean"), (encoder.std, "std")):
-        buffer.copy_(torch.tensor(trained[key]).view(1, 3, 1, 1))
-    return nn.Sequential(nn.Upsample(tuple(trained["input_size"][1:]), mode="bilinear"), encoder)
-
-
 def feature_matrix(given, name: str) -> Tensor:
     """Anything that holds features as float32 (N, F) on the CPU.
 
@@ -285,7 +253,8 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read as .npz ({error}): write it with numpy.savez, no objects") from None
     if "features" not in found:
-        raise ValueError(f"{path} has no array 'features' but {', '.join(found) or 'none'}: numpy.savez(features=...)")
+        taken = f"it takes features, and {', '.join(GIVEN)} where there are any"
+        raise ValueError(f"{path} has no array 'features' but {', '.join(found) or 'none'}: {taken}")
     return found
 
 
@@ -386,11 +355,13 @@ def main(
     resamplings: int = RESAMPLINGS,
     seed: int = 0,
     threads: int = 0,
+    device: str = DEVICE,
 ) -> None:
     """Assess embeddings: one record OUT/DATA.json, one table of it, and pictures of each in OUT/DATA.
 
     Args:
-        what: .npz, .safetensors, timm:NAME, random:NAME or pixels; several may be given.
+        what: an .npz file with the array features and perhaps labels, distances, changed, bank, bank_labels; a file of
+            weights; timm:NAME, random:NAME or pixels. Several may be given.
         data: images and semantic reference.
         out: folder of records and pictures.
         results: folder of run records, for the floor.
@@ -398,16 +369,18 @@ def main(
         resamplings: behind intervals.
         seed: of views and random weights.
         threads: of torch; 0 leaves its default.
+        device: that networks run on: auto (a GPU where there is one), cpu, cuda.
     """
     if threads:
         torch.set_num_threads(threads)
     if not what:
-        raise ArgumentTypeError("nothing to assess: give pixels, timm:NAME, random:NAME, .npz or .safetensors")
+        raise ArgumentTypeError("nothing to assess: give pixels, timm:NAME, random:NAME, .npz or a file of weights")
     command = command_line("assess")
     record = {"command": command, "data": data, "seed": seed, "resamplings": resamplings, **provenance()}
     folder, found, rows = Path(out) / Path(data).stem, [], []
-    for one in what:
-        given = assess(one, data, probe=probe, resamplings=resamplings, results=results, seed=seed)
+    for number, one in enumerate(what, start=1):
+        print(f"{number} of {len(what)}: {one} ...", file=sys.stderr, flush=True)  # the table alone goes to the output
+        given = assess(one, data, probe=probe, resamplings=resamplings, results=results, seed=seed, device=device)
         found.append(given)
         figures = {key: round(float(v), 5) if np.isfinite(v) else None for key, v in given.figures.items()}
         rows.append({"what": one, "name": given.name, "verdict": given.verdict, "metrics": figures})
@@ -418,6 +391,8 @@ def main(
     if any("spearman_pairs" in one.figures and "knn" in one.figures for one in found):
         plots.save(draw_tradeoff(found), folder / "tradeoff")
     print(assessment_table(found))
+    pictures = f", pictures in {folder}" if folder.is_dir() else ""
+    print(f"record: {folder.with_name(f'{folder.name}.json')}{pictures}", file=sys.stderr)
 
 
 def _row_title(what: str) -> str:

@@ -53,8 +53,8 @@ def save_embedding(path: str | Path, embedding: Embedding) -> list[Path]:
         OSError: where they cannot be written.
     """
     path, (features, names) = Path(path), embedding
-    printable = _printable(names)
-    arrays = {"features": features.numpy(), "names": printable}
+    named = np.array([printable(name) for name in names], str)
+    arrays = {"features": features.numpy(), "names": named}
 
     def write(draft: Path) -> None:
         with open(draft, "wb") as file:  # a file, because savez would add .npz to the draft's name
@@ -67,7 +67,7 @@ def save_embedding(path: str | Path, embedding: Embedding) -> list[Path]:
     except ImportError:
         return [path]
     rows = pa.FixedSizeListArray.from_arrays(pa.array(arrays["features"].ravel()), arrays["features"].shape[1])
-    table, beside = pa.table({"name": printable, "features": rows}), path.with_suffix(".parquet")
+    table, beside = pa.table({"name": named, "features": rows}), path.with_suffix(".parquet")
     write_atomically(beside, lambda draft: pq.write_table(table, draft))
     return [path, beside]
 
@@ -80,7 +80,7 @@ def load_embedding(path: str | Path) -> Embedding:
 
 def write_neighbors(path: Path, names: Sequence[str], similarity: Tensor, neighbors: Tensor) -> None:
     """Write `Index.similar` as CSV: name, rank from 1, neighbour, similarity."""
-    (items, k), named = neighbors.shape, _printable(names)
+    (items, k), named = neighbors.shape, np.array([printable(name) for name in names], str)
     columns = {
         "name": np.repeat(named, k),
         "rank": np.tile(np.arange(1, k + 1), items),
@@ -92,10 +92,11 @@ def write_neighbors(path: Path, names: Sequence[str], similarity: Tensor, neighb
 
 def write_scores(path: Path, names: Sequence[str], scores: dict[str, Tensor]) -> None:
     """Write scores (N,) by name as CSV, one row an item."""
-    columns = {"name": _printable(names)} | {name: values.numpy() for name, values in scores.items()}
+    columns = {"name": [printable(name) for name in names]} | {name: values.numpy() for name, values in scores.items()}
     write_text(path, pd.DataFrame(columns).to_csv(index=False, float_format="%.5f"))
 
 
-def _printable(names: Sequence[str]) -> np.ndarray:
-    """Names as an array of text; the bytes of a file name that is no Unicode are escaped rather than refused."""
-    return np.array([name.encode(errors="surrogateescape").decode(errors="backslashreplace") for name in names], str)
+def printable(name: str) -> str:
+    """A file name as every output takes it: its bytes that are no Unicode are escaped, and so is a carriage return."""
+    text = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return text.replace("\r", "\\r")  # csv's writer leaves it bare, where its reader ends the row

@@ -5,15 +5,25 @@
 
     broken files, near duplicates -> estimate -> SAG-VICReg -> embedding.npz -> neighbours, anomalies -> report.html
 
-[K] Class folders, if there are any, are used to score the encoder and not to train it. Every file is written whole as
-soon as its content is known, so that a later failure costs only what comes after.
+[K] Class folders, if there are any, are used to score the encoder and not to train it. What can be checked is checked
+before any work. Every file is written whole as soon as its content is known, so that a later failure costs only what
+comes after: the same command goes on from there, and trains nothing twice.
+
+Where no encoder is given, one is trained here, and the one that is stored beside the kit's records, if it is there,
+looks at the images, too. The better of the two is used and the page says which: better by precision@10 where there are
+class folders, else by the label-free score.
 """
 
 from __future__ import annotations
 
+import difflib
+import os
 import tempfile
 import warnings
 from argparse import ArgumentTypeError
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,21 +33,23 @@ from sagkit.data.files import write_text
 from sagkit.data.load import ImageSet, load_folder
 from sagkit.metrics.evaluate import label_free
 from sagkit.metrics.local import Index, precision_at
-from sagkit.model import IMAGENET_MEAN, IMAGENET_STD, extract_features, make_encoder
-from sagkit.pilot.anomaly import SCORES, auroc
-from sagkit.pilot.budget import train_within
+from sagkit.model import extract_features
+from sagkit.pilot.anomaly import auroc, picture_scores
+from sagkit.pilot.budget import check_length, train_within
 from sagkit.pilot.duplicates import near_duplicates
-from sagkit.pilot.embedding import embed, save_embedding, write_neighbors, write_scores
+from sagkit.pilot.embedding import Embedding, printable, save_embedding, write_neighbors, write_scores
+from sagkit.pilot.network import STORED, device_of, network, untrained
 from sagkit.pilot.page import Findings, Learnt, findings_page
 from sagkit.pilot.photos import ODD, make_photo_folder
 from sagkit.train.doctor import examine, examine_run
-from sagkit.train.record import load_encoder
 from sagkit.train.timing import Stopwatch
 
 LEAST_IMAGES = 32
 MINUTES = 10.0  # of training, unless told
 STRUCTURE_IMAGES, RESAMPLINGS = 1000, 200  # behind the label-free score and its interval
 SHOWN = 12  # neighbours stored for each image
+NEIGHBORS = 10  # behind precision
+DEVICE = "auto"
 
 
 def check_writable(out: Path) -> None:
@@ -55,7 +67,7 @@ def check_writable(out: Path) -> None:
 
 
 def read_folder(folder: Path, size: int | None) -> ImageSet:
-    """Images of a folder; files that cannot be read are listed in `unreadable`.
+    """Images of a folder under names that every output takes; files that cannot be read are listed in `unreadable`.
 
     Raises:
         ValueError: for fewer images than training needs.
@@ -66,75 +78,99 @@ def read_folder(folder: Path, size: int | None) -> ImageSet:
     if len(images) < LEAST_IMAGES:
         told = "".join(f"; {note}" for note in images.notes)
         raise ValueError(f"{folder} holds {len(images)} readable images: a pilot needs {LEAST_IMAGES} or more{told}")
-    return images
+    return replace(
+        images,
+        paths=tuple(map(printable, images.paths or map(str, range(len(images))))),
+        class_names=tuple(map(printable, images.class_names)),
+        unreadable=tuple((printable(name), printable(why)) for name, why in images.unreadable),
+    )
 
 
-def get_encoder(name: str) -> nn.Module:
-    """One of our stored encoders by path, or a timm backbone with published weights ("timm:NAME", needs a network)."""
-    if name.startswith("timm:"):
-        return make_encoder(name, IMAGENET_MEAN, IMAGENET_STD, pretrained=True)
-    if not Path(name).is_file():
-        raise ValueError(f"no encoder at {name}: give a .safetensors file of a run, or timm:NAME")
-    return load_encoder(name)
+def check_class(folder: Path, name: str | None) -> None:
+    """Refuse a class folder that is not there, before any image is read.
+
+    Raises:
+        ValueError: offering the nearest names.
+    """
+    places = [place for place in (folder, folder / "train", folder / "test") if place.is_dir()]
+    there = sorted({entry.name for place in places for entry in os.scandir(place) if entry.is_dir()})
+    if name is not None and places and name not in there:
+        raise ValueError(no_class(name, there))
+
+
+def no_class(name: str, there: list[str]) -> str:
+    """What to say about a class folder that is not there."""
+    folded = {one.casefold(): one for one in there}
+    near = [folded[one] for one in difflib.get_close_matches(name.casefold(), folded, n=3)]
+    told = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(there[:8]) or 'none'}"
+    return f"no class folder {name!r} of anomalies: {told}"
 
 
 def known_odd(images: ImageSet, name: str | None) -> Tensor | None:
     """Which images are known anomalies, bool (N,); None where no class folder is named.
 
     Raises:
-        ValueError: for a class folder that is not there.
+        ValueError: for a class folder that is not there, or holds all images or none that can be read.
     """
     if name is None:
         return None
-    if name not in images.class_names:
-        raise ValueError(f"no class folder {name!r} of anomalies: there are {', '.join(images.class_names) or 'none'}")
-    return images.labels == images.class_names.index(name)
+    if (name := printable(name)) not in images.class_names:
+        raise ValueError(no_class(name, list(images.class_names)))
+    odd = images.labels == images.class_names.index(name)
+    if not 0 < int(odd.sum()) < len(odd):
+        raise ValueError(f"{int(odd.sum())} of {len(odd)} readable images lie in {name}: anomalies need both kinds")
+    return odd
 
 
-def compare_with_baselines(encoder: nn.Module, images: ImageSet, odd: Tensor | None, seed: int) -> dict[str, dict]:
-    """Structure, precision and AUROC of raw pixels, an untrained network and the encoder, by field of `Findings`.
-
-    The label-free scores of the three are of the same images in the same augmented views.
-    """
-    torch.manual_seed(seed)
-    networks = {
-        "raw pixels": nn.Flatten(),
-        "untrained network": make_encoder("resnet10-w16"),
-        "this encoder": encoder,
-    }
-    structure, precision, areas = {}, {}, {}
-    for name, network in networks.items():
-        structure[name] = label_free(network, images.images, seed, STRUCTURE_IMAGES, RESAMPLINGS)
-        features = extract_features(network, images.images)
-        if images.labels is not None:
-            normal = torch.ones(len(images), dtype=torch.bool) if odd is None else ~odd
-            precision[name] = precision_at(features[normal], images.labels[normal])
-        if odd is not None:  # a covariance of 64 x 64 x 3 pixels has no meaning
-            kinds = [kind for kind in SCORES if name != "raw pixels" or kind != "Mahalanobis"]
-            areas[name] = {kind: auroc(SCORES[kind](features), odd) for kind in kinds}
-    return {"structure": structure, "precision": precision, "auroc": areas}
+def ranks(images: ImageSet, odd: Tensor | None) -> int:
+    """How many neighbours precision is counted over: ten, or as many as a usual picture has usual others."""
+    usual = len(images) - (0 if odd is None else int(odd.sum()))
+    return min(NEIGHBORS, usual - 1)
 
 
-def obtain_encoder(images: ImageSet, out: Path, source: str, encoder: str | None, progress: bool, **training) -> Learnt:
-    """The encoder that was asked for, or else one trained here; `training` is passed on to `budget.train_within`."""
-    if encoder is not None:
-        return Learnt(get_encoder(encoder), encoder)
-    run, estimate = train_within(images, out, source, progress=progress, **training)
-    return Learnt(run.encoder, f"{run.record['config']['encoder']}, trained here", run.record, estimate)
+def judge(net: nn.Module, images: ImageSet, features: Tensor, odd: Tensor | None, seed: int) -> dict[str, dict]:
+    """Structure, precision@10 of what is no anomaly, and AUROC by score of a network, as far as labels go."""
+    found: dict = {"structure": label_free(net, images.images, seed, STRUCTURE_IMAGES, RESAMPLINGS)}
+    if images.labels is not None and (k := ranks(images, odd)):
+        normal = torch.ones(len(images), dtype=torch.bool) if odd is None else ~odd
+        found["precision"] = precision_at(features[normal], images.labels[normal], k)
+    if odd is not None:
+        found["auroc"] = {kind: auroc(values, odd) for kind, values in scores(net, images, features).items()}
+    return found
 
 
-def write_features(network: nn.Module, images: ImageSet, out: Path, watch: Stopwatch) -> dict:
-    """Write embedding.npz, neighbours.csv and anomalies.csv; what they hold, by field of `Findings`."""
-    with watch("embedding"):
-        embedding = embed(network, images.images, images.paths)
-        save_embedding(out / "embedding.npz", embedding)
-    with watch("search"):
-        similarity, neighbors = Index(embedding.features).similar(min(SHOWN, len(images) - 1))
-        write_neighbors(out / "neighbours.csv", embedding.names, similarity, neighbors)
-    with watch("anomalies"):
-        anomaly = {name: score(embedding.features) for name, score in SCORES.items()}
-        write_scores(out / "anomalies.csv", embedding.names, anomaly)
-    return {"embedding": embedding, "similarity": similarity, "neighbors": neighbors, "anomaly": anomaly}
+def scores(net: nn.Module, images: ImageSet, features: Tensor) -> dict[str, Tensor]:
+    """Anomaly scores (N,) by name; of raw pixels without those that take a covariance of thousands of pixels."""
+    left_out = ("Mahalanobis",) if isinstance(net, nn.Flatten) else ()
+    return picture_scores(features, images.images, left_out)
+
+
+def better(judged: dict[str, dict]) -> str:
+    """The name with the highest precision@10 or, without class folders, label-free score; the first of equals."""
+    return max(judged, key=lambda name: judged[name].get("precision", judged[name]["structure"]["label_free"]))
+
+
+class Progress:
+    """What happens, line by line, and how long each part takes."""
+
+    def __init__(self, shown: bool):
+        self.shown, self.watch = shown, Stopwatch()
+
+    def say(self, words: str) -> None:
+        """Print a line, whatever names are in it."""
+        if self.shown:
+            print(printable(words), flush=True)
+
+    def wrote(self, *paths: Path) -> None:
+        """Say what lies on the disk from now on."""
+        self.say(f"written: {', '.join(map(str, paths))}")
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Say that a part begins, and time it."""
+        self.say(f"{name} ...")
+        with self.watch(name):
+            yield
 
 
 def pilot(
@@ -147,44 +183,93 @@ def pilot(
     epochs: int | None = None,
     seed: int = 0,
     progress: bool = True,
+    device: str = DEVICE,
 ) -> Findings:
     """Run the whole pilot and write embedding.npz, neighbours.csv, anomalies.csv and report.html under `out`.
 
     Args:
         folder: of images.
         out: made if need be.
-        size: pixels the images are scaled to; see `load_images`.
+        size: pixels the images are scaled to; see `load_folder`.
         odd_class: class folder whose images are known anomalies, for AUROC.
-        encoder: use this one and train nothing; see `get_encoder`.
+        encoder: use this one and train nothing; see `network`.
         minutes: training time to aim for; 10 epochs are trained even if they take longer.
         epochs: train this many instead.
         seed: of weights, order, views, walks and samples.
         progress: print what happens, with a progress bar.
+        device: "auto", "cpu", "cuda".
 
     Raises:
-        ValueError: for a folder without enough images, an unknown class or encoder, or an unwritable `out`.
+        ValueError: for a folder without enough images, an unknown class, encoder or device, or an unwritable `out`.
         OSError: where a file cannot be written; those before it are kept.
     """
-    out, watch = Path(out), Stopwatch()
+    folder, out, log = Path(folder), Path(out), Progress(progress)
     check_writable(out)
-    with watch("reading and decoding"):
-        images = read_folder(Path(folder), size)
+    check_length(minutes, epochs)
+    check_class(folder, odd_class)
+    where = device_of(device)
+    given = None if encoder is None else Learnt(network(encoder, seed), printable(encoder))
+    with log.part("reading and decoding"):
+        images = read_folder(folder, size)
         odd = known_odd(images, odd_class)
-    with watch("near duplicates"):
+    log.say(f"{len(images):,} images, {len(images.unreadable)} files cannot be read")
+    for note in images.notes:
+        log.say(note)
+    with log.part("near duplicates"):
         groups = near_duplicates(images.images)
-    if progress:
-        broken = len(images.unreadable)
-        print(f"{len(images):,} images, {broken} files cannot be read, {len(groups)} groups of duplicates")
-    with watch("training" if encoder is None else "reading the encoder"):
-        learnt = obtain_encoder(images, out, str(folder), encoder, progress, minutes=minutes, epochs=epochs, seed=seed)
-    seen = write_features(learnt.network, images, out, watch)
-    with watch("evaluation"):
-        seen |= compare_with_baselines(learnt.network, images, odd, seed)
-    diagnoses = examine(seen["embedding"].features) + (examine_run(learnt.record["log"]) if learnt.record else [])
-    found = Findings(str(folder), images, groups, learnt, odd, diagnoses, watch.read(), **seen)
+    log.say(f"{len(groups)} groups of near duplicates")
+    if given is None:
+        with log.part("training"):
+            run, estimate = train_within(images, out, str(folder), minutes, epochs, seed, progress, device)
+        given = Learnt(run.encoder, f"{run.record['config']['encoder']}, trained here", run.record, estimate)
+    candidates = {"encoder trained here" if given.record else "encoder given": given}
+    if given.record and STORED.is_file():  # an installed wheel has none
+        candidates["stored encoder"] = Learnt(network(str(STORED)), f"the kit's stored encoder ({STORED.stem})")
+    judged, features = {}, {}
+    for name, learnt in candidates.items():
+        with log.part(f"embedding, {name}"):
+            features[name] = extract_features(learnt.network.to(where), images.images)
+            judged[name] = judge(learnt.network, images, features[name], odd, seed)
+    chosen = better(judged)
+    if len(candidates) > 1:
+        log.say(f"the {chosen} is the better one here and is used")
+    judged = {"this encoder" if name == chosen else f"{name}, not used": of for name, of in judged.items()}
+    learnt, embedding = candidates[chosen], Embedding(features[chosen], images.paths)
+    log.wrote(*save_embedding(out / "embedding.npz", embedding))
+    with log.part("search"):
+        similarity, neighbors = Index(embedding.features).similar(min(SHOWN, len(images) - 1))
+        write_neighbors(out / "neighbours.csv", embedding.names, similarity, neighbors)
+    log.wrote(out / "neighbours.csv")
+    with log.part("anomalies"):
+        anomaly = scores(learnt.network, images, embedding.features)
+        write_scores(out / "anomalies.csv", embedding.names, anomaly)
+    log.wrote(out / "anomalies.csv")
+    for name, baseline in {"raw pixels": nn.Flatten(), "untrained network": untrained(learnt.network, seed)}.items():
+        if baseline is not None:  # of pixels there is no untrained network
+            with log.part(name):
+                seen = extract_features(baseline.to(where), images.images)
+                judged[name] = judge(baseline, images, seen, odd, seed)
+    diagnoses = examine(embedding.features) + (examine_run(learnt.record["log"]) if learnt.record else [])
+    found = Findings(
+        source=printable(str(folder)),
+        images=images,
+        duplicates=groups,
+        learnt=learnt,
+        odd=odd,
+        diagnoses=diagnoses,
+        seconds=log.watch.read(),
+        embedding=embedding,
+        similarity=similarity,
+        neighbors=neighbors,
+        anomaly=anomaly,
+        precision_k=ranks(images, odd),
+        **{
+            kind: {name: of[kind] for name, of in judged.items() if kind in of}
+            for kind in ("structure", "precision", "auroc")
+        },
+    )
     write_text(out / "report.html", findings_page(found))
-    if progress:
-        print(f"report: {out / 'report.html'}")
+    log.say(f"report: {out / 'report.html'}")
     return found
 
 
@@ -200,6 +285,7 @@ def main(
     size: int | None = None,
     odd_class: str | None = None,
     seed: int = 0,
+    device: str = DEVICE,
 ) -> None:
     """Look through a folder of images: an encoder trained on it, look-alikes, anomalies, and a report.
 
@@ -209,14 +295,15 @@ def main(
         demo: crops of bundled photographs in place of a folder.
         minutes: training time to aim for.
         epochs: train so many epochs instead.
-        encoder: start from a stored encoder, or timm:NAME (its weights need a network).
+        encoder: train nothing and use this: a file of weights, timm:NAME (needs a network), random:NAME, pixels.
         size: pixels the images are scaled to (64, or 32 for small ones).
         odd_class: class folder of known anomalies, for AUROC.
         seed: of weights, order, views, walks and samples.
+        device: auto (a GPU where there is one), cpu, cuda.
     """
     if demo == bool(folder):
         raise ArgumentTypeError("give a folder of images, or --demo")
     if demo:
         check_writable(Path(out))
         folder, odd_class = str(make_photo_folder(Path(out) / "photos", seed=seed)), ODD
-    pilot(folder, out, size, odd_class, encoder, minutes, epochs, seed)
+    pilot(folder, out, size, odd_class, encoder, minutes, epochs, seed, device=device)

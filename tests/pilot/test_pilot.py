@@ -1,6 +1,8 @@
 """The pilot from a folder to its page: what is written, what it says, and what is kept when something fails."""
 
+import base64
 import csv
+import io
 import os
 import re
 from html.parser import HTMLParser
@@ -22,7 +24,7 @@ from sagkit.pilot.anomaly import mahalanobis_anomaly
 from sagkit.pilot.budget import seconds_per_epoch, settings
 from sagkit.pilot.duplicates import near_duplicates
 from sagkit.pilot.embedding import load_embedding
-from sagkit.pilot.page import Thumbnail, jpeg_uri, templates
+from sagkit.pilot.page import COLUMNS, TILE, Tile, sheet, templates
 from sagkit.pilot.photos import ODD, make_photo_folder
 from sagkit.pilot.run import pilot
 from sagkit.train import record
@@ -37,8 +39,7 @@ def quick(tmp_path, monkeypatch):
     monkeypatch.setenv("SAGKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(piloting, "RESAMPLINGS", 10)
     monkeypatch.setattr(piloting, "STRUCTURE_IMAGES", 40)
-    narrow = piloting.make_encoder
-    monkeypatch.setattr(piloting, "make_encoder", lambda name, *a, **k: narrow(name.replace("-w16", "-w4"), *a, **k))
+    monkeypatch.setattr(piloting, "STORED", tmp_path / "none")
     chosen = budget.configure
     smaller = {"encoder": "resnet10-w4", "projector_hidden": 16, "projector_out": 16, "view_size": 16}
     monkeypatch.setattr(budget, "configure", lambda *a, **fields: chosen(*a, **{**fields, **smaller}))
@@ -77,7 +78,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.sources += [value for name, value in attrs if name in ("src", "href")]
-        if tag not in ("meta", "img", "br"):
+        if tag not in ("meta", "img", "br", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -128,7 +129,7 @@ def test_a_folder_becomes_features_neighbours_scores_and_a_page(tmp_path, folder
     assert found.structure["this encoder"] == pytest.approx(score, abs=1e-5)
     text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     read = Page(text)
-    assert all(source.startswith("data:image/jpeg;base64,") for source in read.sources)
+    assert set(read.sources) == {"embedding.npz", "neighbours.csv", "anomalies.csv"}  # and nothing is fetched
     assert "b" not in read.tags  # the folder's name is text
     words = " ".join(read.words)
     for told in (
@@ -142,7 +143,8 @@ def test_a_folder_becomes_features_neighbours_scores_and_a_page(tmp_path, folder
     ):
         assert told in words
     headings = re.findall(r"<h2>(.*?)</h2>", text)
-    assert headings == ["In short", "Data", "Training", "Structure", "Look-alikes", "Anomalies", "Cost"]
+    assert headings[:3] == ["What it means", "What to do next", "Map"]
+    assert headings[3:] == ["Look-alikes", "Anomalies", "Near duplicates", "Data", "Training", "Structure", "Cost"]
 
 
 def test_with_an_encoder_nothing_is_trained_and_a_flat_folder_has_no_scores_by_label(tmp_path, folder, encoder):
@@ -162,8 +164,10 @@ def test_with_an_encoder_nothing_is_trained_and_a_flat_folder_has_no_scores_by_l
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--encoder", "absent.safetensors"], "no encoder at absent.safetensors"),
+        (["--encoder", "absent.safetensors"], "absent.safetensors.* does not exist"),
         (["--odd-class", "elsewhere"], "no class folder 'elsewhere' of anomalies: there are .*other, round"),
+        (["--odd-class", "Rund"], "no class folder 'Rund' of anomalies: did you mean round.?"),
+        (["--device", "gpux"], "device 'gpux' cannot be had here"),
         (["--size", "0"], "size must be at least 1"),
     ],
 )
@@ -204,7 +208,7 @@ def test_a_disk_that_fills_up_costs_only_what_comes_after(tmp_path, folder, enco
         replace(draft, path)
 
     monkeypatch.setattr(record.os, "replace", full)
-    with pytest.raises(SystemExit, match=rf"sagkit.pilot: .*No space left on device.*{last}") as stopped:
+    with pytest.raises(SystemExit, match=rf"sagkit.pilot: .*{last} .*No space left on device") as stopped:
         sagkit(["pilot", str(folder), "--out", str(tmp_path / "out"), "--encoder", str(encoder)])
     assert "\n" not in str(stopped.value)
     kept = set(WRITTEN[: WRITTEN.index(last)])
@@ -312,16 +316,19 @@ def test_tables_pictures_and_strips_say_what_they_are_given():
     assert read.words == ["n", "x", "a < b", "1,234", "0.123", "c & d", "5", "1.000", "p", "q"]
     assert numbers.count('class="n"') == 6  # two columns of numbers, with their headings
     assert "th" not in Page(parts.table([], [["p", "q"]])).tags
-    image = torch.zeros(3, 40, 40, dtype=torch.uint8)
-    image[0] = 200
-    shown = parts.strip([Thumbnail(jpeg_uri(image), ["<i>", '"'], "first"), Thumbnail(jpeg_uri(image), ["x", "y"])])
+    shown = parts.strip([Tile(33, "a/<i>", "0.5", "first"), Tile(0, '"')], 32)
     read = Page(shown)
-    assert read.words == ["<i>", '"', "x", "y"]
-    assert read.sources == [jpeg_uri(image)] * 2
-    assert re.findall(r'figure class="(.*?)" title="(.*?)"', shown) == [("first", "&lt;i&gt; &#34;"), ("", "x y")]
-    import base64
-    import io
+    assert read.words == ["<i>", "0.5", '"']
+    assert re.findall(r"--x:(\d+);--y:(\d+)", shown) == [("1", "1"), ("0", "0")]
+    assert re.findall(r'<figure(.*?) title="(.*?)"', shown) == [(' class="first"', "a/&lt;i&gt;"), ("", "&#34;")]
 
-    drawn = Image.open(io.BytesIO(base64.b64decode(jpeg_uri(image).split(",")[1])))
-    assert drawn.width >= 92
-    assert np.abs(np.asarray(drawn)[60, 60].astype(int) - [200, 0, 0]).max() < 6
+
+def test_every_picture_of_the_sheet_lies_where_its_tile_looks():
+    levels = torch.arange(40, dtype=torch.uint8) * 6
+    images = levels.view(-1, 1, 1, 1).expand(-1, 3, 48, 48).clone()
+    whole = Image.open(io.BytesIO(base64.b64decode(sheet(images).split(",")[1])))
+    assert whole.size == (TILE * COLUMNS, 2 * TILE)
+    for place, level in enumerate(levels.tolist()):
+        x, y = place % COLUMNS * TILE, place // COLUMNS * TILE
+        part = np.asarray(whole.crop((x, y, x + TILE, y + TILE))).astype(int)
+        assert np.abs(part - level).max() < 6

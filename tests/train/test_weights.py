@@ -118,7 +118,7 @@ def test_any_other_network_of_timm_is_known_by_the_name_of_its_file_or_by_the_co
     assert tagged.architecture == "timm:mobilenetv3_small_050.lamb_in1k"
     (tmp_path / "hub").mkdir()
     save_file(own.state_dict(), tmp_path / "hub/model.safetensors")
-    with pytest.raises(ValueError, match=r"holds \d+ arrays .*none of.* sagkit assess"):
+    with pytest.raises(ValueError, match=r"holds \d+ arrays .*none of.*sagkit assess"):
         published(tmp_path / "hub/model.safetensors")
     (tmp_path / "hub/config.json").write_text(json.dumps({"architecture": "mobilenetv3_small_050"}))
     assert published(tmp_path / "hub/model.safetensors").feature_width == 1024
