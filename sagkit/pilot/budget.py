@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
+from sagkit.data.folder import printable
 from sagkit.data.load import ImageSet
-from sagkit.pilot.embedding import printable
 from sagkit.train.config import Config, configure
 from sagkit.train.record import load_encoder, load_state, run_path
 from sagkit.train.trainer import Run, Trainer, fingerprint, fit, make_fabric, native_precision

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sagkit.data.files import write_atomically, write_text
+from sagkit.data.folder import printable
 from sagkit.model import extract_features
 
 
@@ -94,9 +95,3 @@ def write_scores(path: Path, names: Sequence[str], scores: dict[str, Tensor]) ->
     """Write scores (N,) by name as CSV, one row an item."""
     columns = {"name": [printable(name) for name in names]} | {name: values.numpy() for name, values in scores.items()}
     write_text(path, pd.DataFrame(columns).to_csv(index=False, float_format="%.5f"))
-
-
-def printable(name: str) -> str:
-    """A file name as every output takes it: its bytes that are no Unicode are escaped, and so is a carriage return."""
-    text = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
-    return text.replace("\r", "\\r")  # csv's writer leaves it bare, where its reader ends the row

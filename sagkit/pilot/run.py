@@ -17,19 +17,18 @@ class folders, else by the label-free score.
 from __future__ import annotations
 
 import difflib
-import os
 import tempfile
 import warnings
 from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from sagkit.data.files import write_text
+from sagkit.data.folder import arrange, list_images, printable
 from sagkit.data.load import ImageSet, load_folder
 from sagkit.metrics.evaluate import label_free
 from sagkit.metrics.local import Index, precision_at
@@ -37,7 +36,7 @@ from sagkit.model import extract_features
 from sagkit.pilot.anomaly import auroc, picture_scores
 from sagkit.pilot.budget import check_length, train_within
 from sagkit.pilot.duplicates import near_duplicates
-from sagkit.pilot.embedding import Embedding, printable, save_embedding, write_neighbors, write_scores
+from sagkit.pilot.embedding import Embedding, save_embedding, write_neighbors, write_scores
 from sagkit.pilot.network import STORED, device_of, network, untrained
 from sagkit.pilot.page import Findings, Learnt, findings_page
 from sagkit.pilot.photos import ODD, make_photo_folder
@@ -67,7 +66,7 @@ def check_writable(out: Path) -> None:
 
 
 def read_folder(folder: Path, size: int | None) -> ImageSet:
-    """Images of a folder under names that every output takes; files that cannot be read are listed in `unreadable`.
+    """Images of a folder; files that cannot be read are listed in `unreadable`, and `notes` tells what is passed over.
 
     Raises:
         ValueError: for fewer images than training needs.
@@ -78,12 +77,7 @@ def read_folder(folder: Path, size: int | None) -> ImageSet:
     if len(images) < LEAST_IMAGES:
         told = "".join(f"; {note}" for note in images.notes)
         raise ValueError(f"{folder} holds {len(images)} readable images: a pilot needs {LEAST_IMAGES} or more{told}")
-    return replace(
-        images,
-        paths=tuple(map(printable, images.paths or map(str, range(len(images))))),
-        class_names=tuple(map(printable, images.class_names)),
-        unreadable=tuple((printable(name), printable(why)) for name, why in images.unreadable),
-    )
+    return images
 
 
 def check_class(folder: Path, name: str | None) -> None:
@@ -92,10 +86,11 @@ def check_class(folder: Path, name: str | None) -> None:
     Raises:
         ValueError: offering the nearest names.
     """
-    places = [place for place in (folder, folder / "train", folder / "test") if place.is_dir()]
-    there = sorted({entry.name for place in places for entry in os.scandir(place) if entry.is_dir()})
-    if name is not None and places and name not in there:
-        raise ValueError(no_class(name, there))
+    if name is None or not folder.is_dir():
+        return
+    there = arrange([printable(file.path) for file in list_images(folder).files]).class_names
+    if printable(name) not in there:
+        raise ValueError(no_class(name, list(there)))
 
 
 def no_class(name: str, there: list[str]) -> str:

@@ -80,6 +80,7 @@ def test_alignment_finds_the_scale_and_shift_that_a_picture_was_moved_by(origina
     assert float(((moved - y).abs() * inside).max()) < 4  # of 255 levels
 
 
+@pytest.mark.slow  # 80 pictures, all of which are candidates of each other
 def test_memory_of_candidates_is_linear(originals, monkeypatch):
     """Of n alike pictures, each has at most 2 x NEAREST candidates, however many there are."""
     from sagkit.pilot import duplicates

@@ -100,9 +100,10 @@ def test_an_odd_class_is_checked_before_any_image_is_read(tmp_path, monkeypatch)
     monkeypatch.setattr(piloting, "load_folder", lambda *_, **__: pytest.fail("read"))
     with pytest.raises(ValueError, match="no class folder 'Odd one' of anomalies: did you mean odd ones"):
         pilot(folder, tmp_path / "out", odd_class="Odd one", progress=False)
-    (tmp_path / "split/train/a").mkdir(parents=True)
-    (tmp_path / "split/test/new1").mkdir(parents=True)
-    check_class(tmp_path / "split", "new1")
+    split = draw(
+        tmp_path / "split", [f"{c}/{i}.png" for c in ("train/a", "train/b", "test/a", "test/new1") for i in range(3)]
+    )
+    check_class(split, "new1")  # of either split
 
 
 @pytest.mark.parametrize("usual", [1, 2, 8])
