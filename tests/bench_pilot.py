@@ -1,6 +1,6 @@
 """What the pilot finds: copies among pictures, odd pictures among usual ones, and look-alikes beside raw pixels.
 
-    SAGKIT_DATA=... python tests/bench_pilot.py [--pictures 100] [--strangers 2000]
+    SAGKIT_DATA=... python tests/bench_pilot.py [--pictures 60] [--strange 2000]
 
 Copies: the share of each kind that lands in one group with its original, with all kinds in one folder, beside a 64-bit
 hash that allows ten bits; wrong pairs among pictures of which none is a copy, CIFAR-100's and those of drawn series.
@@ -119,7 +119,7 @@ def look_alikes(nets: dict[str, nn.Module], train) -> dict:
     }
 
 
-def main(pictures: int = 100, strange: int = 2000, seed: int = 0, results: str = "figures/results") -> None:
+def main(pictures: int = 60, strange: int = 2000, seed: int = 0, results: str = "figures/results") -> None:
     """Measure, and write the record.
 
     Args:
