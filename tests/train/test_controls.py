@@ -314,7 +314,7 @@ def test_a_control_without_a_graph_looks_at_no_features(tmp_path, monkeypatch, p
 @pytest.mark.parametrize(("pairs", "graphs"), [("oracle", 0), ("walk", 1), ("own", 1), ("random", 1)])
 def test_a_control_without_a_graph_builds_none_in_a_batch(monkeypatch, pairs, graphs):
     built, graph = [], similarity_graph
-    monkeypatch.setattr("sagkit.pairing.similarity_graph", lambda *given, **more: built.append(1) or graph(*given, **more))
+    monkeypatch.setattr("sagkit.pairing.similarity_graph", lambda *a, **more: built.append(1) or graph(*a, **more))
     h, index = torch.randn(24, 6), torch.arange(24)
     make_pairing(pairs, False, index % 3, k=4)(h, h, index)
     assert len(built) == graphs
