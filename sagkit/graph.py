@@ -64,7 +64,8 @@ class Graph:
             )
         if neighbors.is_floating_point() or neighbors.dtype == torch.bool or not weights.is_floating_point():
             raise ValueError(f"neighbors are whole and weights floats: got {neighbors.dtype} and {weights.dtype}")
-        if {x.device.type for x in (neighbors, weights, similarity) if x is not None} == {"cpu"}:
+        devices = {x.device.type for x in (neighbors, weights, similarity) if x is not None}
+        if devices == {"cpu"} and not torch.compiler.is_compiling():
             self._check_values()
 
     def _check_values(self) -> None:

@@ -190,7 +190,7 @@ def _plain(given: Any, name: str) -> np.ndarray:
     if hasattr(given, "toarray"):  # scipy's sparse matrices
         given = given.toarray()
     if isinstance(given, np.ma.MaskedArray):
-        given = given.astype(float).filled(np.nan)
+        given = np.ma.filled(given.astype(float), np.nan)
     try:
         return np.asarray(given)
     except (TypeError, ValueError):  # rows of different lengths
