@@ -6,7 +6,7 @@ invariance term pulls those together. The house:
     graph  walk  pairing  loss      the method, on torch alone       augment  model    views of a batch; encoders
     data      image sets, vectors, taxonomies                        metrics  structure between classes, local quality
     train     configuration, methods, the training loop, records     pilot    a folder of images to a report
-    show      pictures, scenes, widgets                              studies  what this repository's results are made by
+    show      pictures, explore                                     studies  what this repository's results are made by
     examples  the drop-in module in other people's training loops
 
 Imports run downwards only: studies, pilot, show, train, metrics, pairing and loss, walk, then graph, data, augment and
@@ -19,7 +19,7 @@ model (pyproject.toml, importlinter). One letter, one meaning, in every signatur
     S  walks; a path has L + 1     P  pairs
 
 Importing sagkit loads nothing; the names below load torch and jaxtyping when they are first asked for, and
-`load_encoder` what it takes to read a file.
+`load_encoder` and `explore` what they take.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sagkit.loss import sag_vicreg_loss, vicreg_loss, walk_term
     from sagkit.pairing import WalkPairing
+    from sagkit.show.explore import explore
     from sagkit.train.record import load_encoder
 
 __version__ = "0.1.0"
-__all__ = ["WalkPairing", "load_encoder", "sag_vicreg_loss", "vicreg_loss", "walk_term"]
+__all__ = ["WalkPairing", "explore", "load_encoder", "sag_vicreg_loss", "vicreg_loss", "walk_term"]
 
 # `sagkit report` and `sagkit assess` are found here; as modules of their own they would stand
 # among the files of the method.
@@ -104,6 +105,7 @@ _HOMES = {
     **{name: f"sagkit.{name}" for name in ("graph", "walk", "pairing", "loss", "augment", "model")},
     **{name: f"sagkit.{name}" for name in ("data", "metrics", "train", "pilot", "show", "studies")},
     "WalkPairing": "sagkit.pairing",
+    "explore": "sagkit.show.explore",
     "load_encoder": "sagkit.train.record",
     "sag_vicreg_loss": "sagkit.loss",
     "vicreg_loss": "sagkit.loss",

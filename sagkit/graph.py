@@ -155,7 +155,7 @@ def similarity_graph(
         ValueError: for k out of range, non-finite features, an unknown kernel, a temperature that is not positive, or
             an approximate search without pynndescent.
     """
-    _check(x, k, kernel, temperature, chunk)
+    check_graph(x, k, kernel, temperature, chunk)
     require("sinkhorn", sinkhorn, "[0, inf)", "0 leaves the kernel's weights", whole=True)
     unit, recall = centre_and_normalize(x), None
     if approximate_above is not None and len(x) > approximate_above:
@@ -163,11 +163,27 @@ def similarity_graph(
         recall = neighbor_recall(unit, neighbors)
     else:
         similarity, neighbors = nearest_neighbors(unit, k, chunk)
+    return graph_of_neighbors(similarity, neighbors, kernel, temperature, mutual, sinkhorn, recall)
+
+
+def graph_of_neighbors(
+    similarity: Float[Tensor, "N K"],
+    neighbors: Int[Tensor, "N K"],
+    kernel: str = "cosine",
+    temperature: float = 0.1,
+    mutual: bool = False,
+    sinkhorn: int = 0,
+    recall: float | None = None,
+) -> Graph:
+    """The second half of `similarity_graph`: edges' weights from what `nearest_neighbors` found, most similar first.
+
+    The first columns of a wider search are the search for fewer neighbours, so that one search serves every k.
+    """
     logits = _KERNELS[kernel](neighbors, similarity, temperature)
     if mutual:
         logits = logits.masked_fill(~is_mutual(neighbors), float("-inf"))
     alone = torch.isinf(logits).all(dim=1)  # (N,): a node whose every edge was dropped
-    own = torch.arange(len(x), device=x.device)
+    own = torch.arange(len(neighbors), device=neighbors.device)
     neighbors = torch.where(alone[:, None], own[:, None], neighbors)
     logits[:, 0] = logits[:, 0].masked_fill(alone, 0.0)
     weights = balanced(neighbors, torch.softmax(logits, dim=1), sinkhorn)
@@ -315,7 +331,8 @@ def check_kernel(kernel: str, temperature: float) -> None:
     require("temperature", temperature, "(0, inf)", "0.1 is the default")
 
 
-def _check(x: Tensor, k: int, kernel: str, temperature: float, chunk: int) -> None:
+def check_graph(x: Tensor, k: int, kernel: str, temperature: float, chunk: int = CHUNK) -> None:
+    """Refuse features or settings that make no graph; raises the errors of `similarity_graph`."""
     if x.ndim != 2 or not x.shape[1]:
         raise ValueError(f"features must be (N, F), got shape {tuple(x.shape)}: flatten or pool them first")
     require("k", k, "[1, inf)", "it counts neighbours", whole=True)

@@ -1,5 +1,7 @@
-"""What a person looks at: pictures from arrays, scenes from settings, and widgets that move the settings.
+"""What a person looks at: pictures from arrays, scenes with settings, and boards that move the settings.
 
-`plots` takes arrays only, `scenes` turns a batch and settings into a picture, `widgets` are controls over scenes,
-`tables` sets figures in Markdown.
+`plots` takes arrays only, `scene` holds images with what is known about them, `answers` turns a scene and a setting
+into plain data, `scenes` into a still picture. `explore` shows answers to move around in, by `widgets` in a notebook
+and by `serve` in a browser tab, with one front end (board.js). `maps` finds places for images, `tables` sets figures in
+Markdown.
 """

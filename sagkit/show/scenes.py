@@ -1,172 +1,86 @@
-"""A batch or a gallery seen under chosen settings: pure functions from settings to a Picture, for notebooks, widgets.
+"""A scene seen under chosen settings: pure functions from settings to a Picture, for notebooks and boards.
 
-    scene = make_scene(images, labels, class_names, features);    graph_view(scene, k=10) -> Picture
-    gallery = Gallery(images, features, names, labels);           search_view(gallery, query=12) -> Picture
+    scene = make_scene(images, labels, class_names, features);    graph_view(scene, anchor=12, k=10) -> Picture
 
-What is slow (layout of the graph, UMAP of the features, the index of a search) is computed once for a scene or gallery,
-so that every further view takes well under 0.3 s for a batch of 512; nodes keep their places while settings move.
-`Picture.says` holds the figures that the picture shows, in words. Settings that the kit refuses raise its own
-ValueError. [K]
+These are the still pictures of what `explore` moves: both show the same answers (`answers.Explorer`), so that a setting
+gives the same walk here and there. `Picture.says` holds the figures that the picture shows, in words. Settings that the
+kit refuses raise its own ValueError. [K]
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
-
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float
 from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.sparse.csgraph import connected_components
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
-from sagkit.data.taxonomy import superclasses
 from sagkit.graph import similarity_graph
 from sagkit.loss import covariance, invariance, sag_vicreg_loss, variance, walk_term
-from sagkit.metrics.local import Index
-from sagkit.metrics.purity import chance_level, pair_purity
 from sagkit.show import plots
-from sagkit.walk import sample_pairs, weighted_walk
+from sagkit.show.answers import ALIKE, Explorer, Setting
+from sagkit.show.scene import Scene, make_scene
+from sagkit.walk import sample_pairs
 
+__all__ = [
+    "LINKAGES",
+    "Scene",
+    "dendrogram_view",
+    "graph_view",
+    "loss_view",
+    "make_scene",
+    "pairing_view",
+    "search_view",
+    "walk_view",
+]
 LINKAGES = ("average", "ward", "complete", "single")
-MOST_RESULTS = 12  # of a search, on one board
 
 
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """A batch, and where its images lie on two maps, each computed when first looked at.
-
-    features: what the graph is built from.
-    groups: superclass of each image, a position in `group_names`.
-    k: neighbours of the graph whose spring layout is kept.
-    seed: of both maps.
-    """
-
-    images: UInt8[Tensor, "N 3 H W"]
-    labels: Int[Tensor, " N"]
-    class_names: tuple[str, ...]
-    features: Float[Tensor, "N F"]
-    groups: Int[Tensor, " N"]
-    group_names: tuple[str, ...]
-    k: int = 10
-    seed: int = 0
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @cached_property
-    def layout(self) -> Float[np.ndarray, "N 2"]:
-        """Spring layout of the graph with k neighbours."""
-        return plots.graph_layout(similarity_graph(self.features, self.k).to_networkx(), seed=self.seed)
-
-    @cached_property
-    def flat(self) -> Float[np.ndarray, "N 2"]:
-        """UMAP of the features."""
-        from umap import UMAP
-
-        near = min(15, len(self) - 1)
-        return UMAP(random_state=self.seed, n_jobs=1, n_neighbors=near).fit_transform(self.features.numpy())
-
-
-def make_scene(images, labels, class_names, features, k: int = 10, data: str = "shapes", seed: int = 0) -> Scene:
-    """A scene of images with their superclasses.
-
-    Args:
-        images: uint8 (N, 3, H, W).
-        labels: int64 (N,), positions in class_names.
-        class_names: of the data set; superclasses as `taxonomy.superclasses` knows them.
-        features: float (N, F), what the graph is built from.
-        k: neighbours of the graph whose spring layout is kept.
-        data: name of the data set.
-        seed: of both maps.
-
-    Raises:
-        ValueError: for a data set whose superclasses are not known.
-    """
-    names, group = superclasses(data, tuple(class_names))
-    return Scene(images, labels, tuple(class_names), features, torch.as_tensor(group)[labels], names, k, seed)
-
-
-@dataclass(frozen=True, eq=False)
-class Gallery:
-    """Images with their features, file names and, where they are known, classes.
-
-    Raises:
-        ValueError: for numbers of rows that differ, or too few to search.
-    """
-
-    images: UInt8[Tensor, "N 3 H W"]
-    features: Float[Tensor, "N F"]
-    names: tuple[str, ...]
-    labels: Int[Tensor, " N"] | None = None
-
-    def __post_init__(self):
-        found = [len(part) for part in (self.images, self.features, self.names, self.labels) if part is not None]
-        if len(set(found)) > 1 or found[0] < 2:
-            raise ValueError(f"a gallery needs two items or more, one row each in all its parts, got {found}")
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @cached_property
-    def index(self) -> Index:
-        """Exact search over the features."""
-        return Index(self.features)
-
-    def alike(self, query: int, results: int) -> tuple[list[float], list[int]]:
-        """Similarities and rows of the most similar other items, most similar first.
-
-        Raises:
-            ValueError: for a query or a number of results out of range.
-        """
-        if not 0 <= query < len(self):
-            raise ValueError(f"image {query} is not in the gallery: choose 0 to {len(self) - 1}")
-        if not 1 <= results <= min(MOST_RESULTS, len(self) - 1):
-            raise ValueError(f"{results} results: choose 1 to {min(MOST_RESULTS, len(self) - 1)}")
-        similarity, rows = self.index.search(self.features[query][None], results + 1)
-        found = [(s, r) for s, r in zip(similarity[0].tolist(), rows[0].tolist(), strict=True) if r != query][:results]
-        return [s for s, _ in found], [r for _, r in found]
-
-
-def graph_view(scene: Scene, k: int, kernel: str = "cosine", temperature: float = 0.1, mutual: bool = False):
-    """The whole batch as a graph: how the settings of `graph.similarity_graph` thin or thicken it."""
-    graph = similarity_graph(scene.features, k, kernel, temperature, mutual)
-    n = len(scene)
-    alone = (graph.neighbors == torch.arange(n)[:, None]).all(dim=1)
-    entropy = torch.special.entr(graph.weights).sum(dim=1)
-    effective, edges = float(entropy.exp()[~alone].mean()), int((graph.weights > 0)[~alone].sum())
-    parts = connected_components(graph.to_scipy(), directed=False)[0]
-    same = (scene.groups[graph.neighbors] == scene.groups[:, None]).float()
-    right = float((graph.weights * same)[~alone].sum() / (~alone).sum())
-    title = f"K = {k}, {kernel}{', mutual' if mutual else ''}"
-    figure = plots.batch_graph(graph.to_networkx(), scene.layout, scene.images, alone.numpy(), title)
-    figure.says = (
-        f"{edges:,} edges, {effective:.1f} effective neighbours, {int(alone.sum())} isolated images (in squares), "
-        f"{parts} connected components; a step stays in its superclass with probability {right:.3f} "
-        f"(chance {chance_level(scene.groups):.3f})."
-    )
+def graph_view(
+    scene: Scene, k: int, kernel: str = "cosine", temperature: float = 0.1, mutual: bool = False, anchor: int = 0
+) -> plots.Picture:
+    """The neighbourhood of an anchor, and what the settings of `graph.similarity_graph` make of the whole graph."""
+    setting = Setting(anchor=anchor, k=k, kernel=kernel, temperature=temperature, mutual=mutual, walks=1)
+    found = Explorer(scene, setting).answer(setting)
+    nodes = [node for node in found["nodes"] if node["ring"] < 3]  # the others are there for the walk's sake
+    title = f"around image {anchor}: K = {k}, {kernel}{', mutual' * mutual}"
+    figure = plots.neighborhood(scene.images, nodes, found["edges"], title=title)
+    figure.says = graph_in_words(found["graph"])
     return figure
+
+
+def graph_in_words(facts: dict) -> str:
+    """What is said of a whole graph; `facts` as an answer has them."""
+    stays = facts.get("stays")
+    return (
+        f"{counted(facts['edges'], 'edge')}, {facts['effective']:.1f} effective neighbours, "
+        f"{counted(facts['isolated'], 'isolated image')}, {counted(facts['components'], 'connected component')}"
+        + (f"; a step stays in its {stays['kind']} with probability {stays['share']:.3f} " if stays else "")
+        + (f"(chance {stays['chance']:.3f})." if stays else ".")
+    )
 
 
 def walk_view(
     scene: Scene, start: int, length: int, restart: float = 0.0, seed: int = 0, k: int = 10, mutual: bool = False
-):
-    """One walk from image `start`, step by step."""
-    _require_node(scene, start)
-    graph = similarity_graph(scene.features, k, mutual=mutual)
-    generator = torch.Generator().manual_seed(seed)
-    walk = weighted_walk(graph, torch.tensor([start]), length, restart, generator)
-    path, restarts = walk.paths[0].tolist(), int(walk.restarted.sum())
-    names = [scene.class_names[int(scene.labels[node])].replace("/", "\n") for node in path]
-    steps = [f"{'start' if i == 0 else f'step {i}'}\n{name}" for i, name in enumerate(names)]
-    drawn, groups = graph.to_networkx(), scene.groups.numpy()
-    figure = plots.batch_walk(drawn, scene.layout, scene.flat, scene.images, groups, scene.group_names, path, steps)
-    end, group = path[-1], scene.groups[path[-1]] == scene.groups[start]
-    verdict = "same class" if scene.labels[end] == scene.labels[start] else "same superclass" if group else "neither"
-    home = "The walk ends at home: no pair." if end == start else f"Start (circle) and end (square) share: {verdict}."
-    figure.says = f"Path {' → '.join(map(str, path))}; {restarts} restart{'s' * (restarts != 1)}. {home}"
+) -> plots.Picture:
+    """One walk from image `start`, step by step: the first that `explore` shows at this setting."""
+    setting = Setting(anchor=start, k=k, length=length, restart=restart, mutual=mutual, seed=seed)
+    found = Explorer(scene, setting).answer(setting)
+    steps = found["walk"]["steps"]
+    path = [step["row"] for step in steps]
+    names = [_named(scene, row) for row in path]
+    captions = [f"{'start' if i == 0 else f'step {i}'}\n{name}" for i, name in enumerate(names)]
+    around = (found["nodes"], found["edges"])
+    figure = plots.walk_board(scene.images, *around, scene.plane, _shared_with(scene, start), path, captions)
+    restarts = sum(step.get("restart", False) for step in steps)
+    end = steps[-1]
+    shared = {"class": "the same class", "superclass": "the same superclass", "neither": "different classes"}
+    met = f" Start and end are of {shared[end['same']]}." if end["same"] else ""
+    home = "The walk ends at home: no pair." if path[-1] == start else f"Its pair weighs {found['walk']['weight']:.2f}."
+    figure.says = f"Path {' → '.join(map(str, path))}; {counted(restarts, 'restart')}. {home}" + met * (
+        path[-1] != start
+    )
     return figure
 
 
@@ -179,44 +93,55 @@ def pairing_view(
     walks: int = 16,
     mutual: bool = False,
     seed: int = 0,
-):
-    """An anchor, the partners that its walks reached, and the purity of the whole batch's pairs."""
-    _require_node(scene, anchor)
+) -> plots.Picture:
+    """An anchor, the partners that its walks reached, and the purity of all images' pairs where classes are known.
+
+    Raises:
+        ValueError: for an alpha below 0, an anchor without a pair, and as the graph and its walks do.
+    """
     if alpha < 0:
         raise ValueError(f"alpha must be at least 0, got {alpha}")
-    graph = similarity_graph(scene.features, k, mutual=mutual)
-    pairs = sample_pairs(graph, length, walks, torch.Generator().manual_seed(seed))
-    purity = pair_purity(pairs, scene.labels, scene.groups)
-    mine = pairs.anchor == anchor
-    if not (pairs.positive[mine] != anchor).any():
+    setting = Setting(anchor=anchor, k=k, length=length, walks=walks, mutual=mutual, seed=seed)
+    found = Explorer(scene, setting).answer(setting)
+    pairs = found["pairs"]
+    if not pairs:
         raise ValueError(
             f"image {anchor} has no pair: all {walks} walks ended at home; raise K or drop the mutual filter"
         )
-    partners = _partners(scene, anchor, pairs.positive[mine], pairs.weight[mine])
-    chance = [chance_level(of) for of in (scene.labels, scene.groups)]
-    kinds = ("class", "superclass", "class, weighted", "superclass, weighted")
-    shares = {kind: (share, chance[i % 2]) for i, (kind, share) in enumerate(zip(kinds, purity[:4], strict=True))}
-    weight = alpha * float(pairs.weight[mine].mean())
-    name = scene.class_names[int(scene.labels[anchor])].replace("/", "\n")
-    figure = plots.pair_board(scene.images[anchor], name, partners, shares, weight)
+    partners = [(scene.images[p["row"]], _named(scene, p["row"]), p["weight"], p["same"]) for p in pairs]
+    shares = {row["kind"]: (row["share"], row["chance"]) for row in found["purity"]}
+    shares |= {f"{row['kind']}, weighted": (row["weighted"], row["chance"]) for row in found["purity"]}
+    weight = alpha * sum(pair["weight"] for pair in pairs) / walks
+    figure = plots.pair_board(scene.images[anchor], _named(scene, anchor), partners, shares, weight)
+    purity = ", ".join(f"{kind} {share:.3f}" for kind, (share, _) in shares.items() if share is not None)
     figure.says = (
-        f"{len(partners)} partners of image {anchor}. Purity of all pairs: class {purity.same_class:.3f}, superclass "
-        f"{purity.same_superclass:.3f}; weighted {purity.weighted_class:.3f} and {purity.weighted_superclass:.3f}; "
-        f"{purity.left:.2f} of the walks ended away from their start. All pairs of the anchor weigh {weight:.2f} times "
-        "its own two views."
+        f"{counted(len(partners), 'partner')} of image {anchor}."
+        + (f" Purity of all pairs: {purity}." if purity else "")
+        + f" {found['left']:.2f} of the walks ended away from their start. All pairs of the anchor weigh {weight:.2f} "
+        "times its own two views."
     )
     return figure
 
 
-def _partners(scene, anchor: int, reached: Tensor, weight: Tensor) -> list[tuple]:
-    """(image, name, total weight, kind) of each partner other than the anchor, heaviest first."""
-    found = []
-    for node in reached[reached != anchor].unique().tolist():
-        same = scene.labels[node] == scene.labels[anchor], scene.groups[node] == scene.groups[anchor]
-        kind = "class" if same[0] else "superclass" if same[1] else "neither"
-        name = scene.class_names[int(scene.labels[node])].replace("/", "\n")
-        found.append((scene.images[node], name, float(weight[reached == node].sum()), kind))
-    return sorted(found, key=lambda partner: -partner[2])
+def search_view(scene: Scene, query: int, results: int = ALIKE) -> plots.Picture:
+    """A query and its look-alikes, numbered from 1; those of its own class are marked where classes are known.
+
+    Raises:
+        ValueError: for a query or a number of results out of range.
+    """
+    most = min(ALIKE, len(scene) - 1)
+    if not 1 <= results <= most:
+        raise ValueError(f"{results} results: choose 1 to {most}")
+    setting = Setting(anchor=query, k=1, length=1, walks=1)
+    found = Explorer(scene, setting).answer(setting)["alike"][:results]
+    rows, similarity = [item["row"] for item in found], [item["similarity"] for item in found]
+    same = None if scene.labels is None else [item["same"] == "class" for item in found]
+    names = [scene.names[row] for row in (query, *rows)]
+    figure = plots.search_board(scene.images[[query, *rows]], names, similarity, same)
+    figure.says = f"Image {query}, {names[0]}. Similarity from {similarity[0]:.2f} down to {similarity[-1]:.2f}" + (
+        "." if same is None else f"; {sum(same)} of {len(same)} share its class (thick green frames)."
+    )
+    return figure
 
 
 def loss_view(
@@ -256,7 +181,13 @@ def loss_view(
 
 
 def dendrogram_view(scene: Scene, clusters: int, method: str = "average"):
-    """The classes as a tree by their mean features, cut into clusters, beside the superclasses."""
+    """The classes as a tree by their mean features, cut into clusters, beside the superclasses where there are any.
+
+    Raises:
+        ValueError: for images without classes, an unknown linkage, or a number of clusters out of range.
+    """
+    if scene.labels is None:
+        raise ValueError("a tree of classes needs labels: give them to make_scene")
     if method not in LINKAGES:
         raise ValueError(f"unknown linkage {method!r}: choose one of {', '.join(LINKAGES)}")
     present = scene.labels.unique().tolist()
@@ -265,32 +196,33 @@ def dendrogram_view(scene: Scene, clusters: int, method: str = "average"):
     unit = torch.nn.functional.normalize(scene.features - scene.features.mean(dim=0), dim=1)
     means = torch.stack([unit[scene.labels == label].mean(dim=0) for label in present])
     tree = linkage(means.numpy().astype(float), method)
-    groups = [int(scene.groups[scene.labels == label][0]) for label in present]
-    score = adjusted_rand_score(groups, fcluster(tree, clusters, "maxclust"))
     names = [scene.class_names[label] for label in present]
     figure = plots.dendrogram(tree, names, clusters, f"{len(present)} classes by {method} linkage")
-    figure.says = (
-        f"{clusters} clusters against {len(set(groups))} superclasses: adjusted Rand index {score:.3f} (chance 0)."
-    )
+    figure.says = f"{counted(len(present), 'class', 'classes')} cut into {counted(clusters, 'cluster')}."
+    if scene.groups is not None:
+        groups = [int(scene.groups[scene.labels == label][0]) for label in present]
+        score = adjusted_rand_score(groups, fcluster(tree, clusters, "maxclust"))
+        against = counted(len(set(groups)), "superclass", "superclasses")
+        figure.says = f"{counted(clusters, 'cluster')} against {against}: adjusted Rand index {score:.3f} (chance 0)."
     return figure
 
 
-def search_view(gallery: Gallery, query: int, results: int = MOST_RESULTS) -> plots.Picture:
-    """A query and its look-alikes, numbered from 1; those of its own class are marked where classes are known.
-
-    Raises:
-        ValueError: see `Gallery.alike`.
-    """
-    similarity, rows = gallery.alike(query, results)
-    same = None if gallery.labels is None else (gallery.labels[rows] == gallery.labels[query]).tolist()
-    names = [gallery.names[row] for row in (query, *rows)]
-    figure = plots.search_board(gallery.images[[query, *rows]], names, similarity, same)
-    figure.says = f"Image {query}, {names[0]}. Similarity from {similarity[0]:.2f} down to {similarity[-1]:.2f}" + (
-        "." if same is None else f"; {sum(same)} of {len(same)} share its class folder (thick green frames)."
-    )
-    return figure
+def counted(n: int, one: str, many: str = "") -> str:
+    """A number with its noun: "1 edge", "2,000 edges"."""
+    return f"{n:,} {one if n == 1 else many or f'{one}s'}"
 
 
-def _require_node(scene: Scene, node: int) -> None:
-    if not 0 <= node < len(scene):
-        raise ValueError(f"image {node} is not in the batch: choose 0 to {len(scene) - 1}")
+def _named(scene: Scene, row: int) -> str:
+    """The class of an image, level by level, or its name where classes are not known."""
+    name = scene.names[row] if scene.labels is None else scene.class_names[int(scene.labels[row])]
+    return name.replace("/", "\n")
+
+
+def _shared_with(scene: Scene, anchor: int) -> list[str]:
+    """What each image shares with the anchor: "class", "superclass" or "neither"."""
+    if scene.labels is None:
+        return ["neither"] * len(scene)
+    same = np.where(scene.labels == scene.labels[anchor], "class", "neither").astype("<U10")
+    if scene.groups is not None:
+        same[(scene.groups == scene.groups[anchor]).numpy() & (same != "class")] = "superclass"
+    return same.tolist()

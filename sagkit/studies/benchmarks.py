@@ -1,6 +1,6 @@
 """Tables from benchmark records: training steps, walks, neighbour searches and metrics beside their peers.
 
-    figures/results/bench/training.json, walks.json, metrics.json, notebooks.json, widgets.json, pilot.json: see
+    figures/results/bench/training.json, walks.json, metrics.json, notebooks.json, explore.json, pilot.json: see
     tests/bench_*.py
 
 Ratios are of medians of one run on one machine, which every table names. [K]
@@ -96,13 +96,13 @@ def notebook_table(found: dict) -> str:
     return f"{to_markdown(frame.rename_axis('notebook'))}\n\n{notes} {origin(record)}"
 
 
-def widget_table(found: dict) -> str:
-    """Seconds from a moved control to the new picture, by widget."""
-    record = found["widgets"]
+def explore_table(found: dict) -> str:
+    """Seconds to the first picture of `sagkit explore`, and from a click or a moved control to the next."""
+    record = found["explore"]
     cells = {name: [f"{s['median']:.2f}", f"{s['slowest']:.2f}"] for name, s in record["seconds"].items()}
     frame = pd.DataFrame.from_dict(cells, orient="index", columns=["median s", "slowest s"])
-    notes = f"Batch of {record['batch']}; what the browser adds is not in it."
-    return f"{to_markdown(frame.rename_axis('widget'))}\n\n{notes} {origin(record)}"
+    notes = "In chromium, until the answer is painted; drawn images, features from pixels, the machine's other work on."
+    return f"{to_markdown(frame.rename_axis('what is waited for'))}\n\n{notes} {origin(record)}"
 
 
 def duplicate_table(found: dict) -> str:
@@ -157,7 +157,7 @@ def bench_table(name: str, found: dict) -> str:
         raise ValueError(f"no benchmark {name!r}: choose one of {', '.join(TABLES)}")
     record = RECORDS.get(name, name)
     if record not in found:
-        command = f"python tests/bench_{record}.py" if record in ("notebooks", "pilot", "widgets") else "make bench"
+        command = f"python tests/bench_{record}.py" if record in ("notebooks", "pilot", "explore") else "make bench"
         return f"Not measured yet: `{command}` writes the record."
     return TABLES[name](found)
 
@@ -169,7 +169,7 @@ TABLES = {
     "neighbors": neighbor_table,
     "metrics": metric_table,
     "notebooks": notebook_table,
-    "widgets": widget_table,
+    "explore": explore_table,
     "duplicates": duplicate_table,
     "anomalies": anomaly_table,
     "look-alikes": look_alike_table,

@@ -6,11 +6,11 @@ import pytest
 from sagkit.show.tables import to_markdown
 from sagkit.studies.benchmarks import (
     bench_table,
+    explore_table,
     metric_table,
     neighbor_table,
     notebook_table,
     walk_table,
-    widget_table,
 )
 
 MADE = {"processor": "a machine", "threads": 2, "command": "make bench", "commit": "0123456789abcdef"}
@@ -79,11 +79,9 @@ def test_notebooks_show_their_seconds_the_load_before_them_and_whether_cifar_was
     assert "without CIFAR-100, 2 cores. a machine, 2 threads; `make bench`, made at 012345678." in text
 
 
-def test_widgets_show_the_median_and_the_slowest_answer():
-    record = {**MADE, "batch": 512, "seconds": {"walk player": {"median": 0.123, "slowest": 0.456}}}
-    text = widget_table({"widgets": record})
-    assert "| walk player | 0.12 | 0.46 |" in text
-    assert "Batch of 512" in text
+def test_exploring_shows_the_median_and_the_slowest_answer():
+    record = {**MADE, "seconds": {"click, 512 images": {"median": 0.123, "slowest": 0.456}}}
+    assert "| click, 512 images | 0.12 | 0.46 |" in explore_table({"explore": record})
 
 
 def test_a_table_is_github_markdown():

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from matplotlib.collections import PathCollection
 from PIL import Image
 
 from sagkit.data.load import make_shapes
@@ -83,25 +82,6 @@ def test_gain_and_price_are_means_of_differences_by_seed_with_their_intervals():
     np.testing.assert_allclose(ends, [-1 - 4.302653 / 3**0.5, -1 + 4.302653 / 3**0.5], rtol=1e-5)  # t(0.975; 2)
     assert {text.get_text() for text in axis.texts} == {"vicreg", "nearest"}
     assert figures.gain_and_price(plain) is None
-
-
-def test_a_batch_is_painted_where_its_points_are(scene):
-    xy = np.stack([np.arange(40) % 8, np.arange(40) // 8], axis=1).astype(float)
-    graph, alone = similarity_graph(scene.features, 2).to_networkx(), np.arange(40) == 3
-    axis = plots.batch_graph(graph, xy, scene.images, alone).axes[0]
-    canvas = axis.images[0].get_array()
-    height, width = canvas.shape[:2]
-    for node, (x, y) in enumerate(plots.inside(xy)):
-        row, column = round((1 - y) * height), round(x * width)
-        image = scene.images[node].permute(1, 2, 0).numpy()
-        around = [
-            canvas[r - 8 : r + 8, c - 8 : c + 8, :3]
-            for r in range(row - 1, row + 2)
-            for c in range(column - 1, column + 2)
-        ]
-        assert any(np.array_equal(part, image) for part in around)  # to a pixel
-    (squares,) = (c for c in axis.collections if isinstance(c, PathCollection))
-    np.testing.assert_allclose(squares.get_offsets()[0], plots.inside(xy)[3])
 
 
 HOUSE = Path(__file__).parents[2]

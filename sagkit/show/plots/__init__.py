@@ -8,7 +8,7 @@ nothing; `save` writes it as SVG and PNG. [K]
 
 from __future__ import annotations
 
-from sagkit.show.plots.boards import batch_graph, batch_walk, inside, loss_terms, pair_board, search_board
+from sagkit.show.plots.boards import inside, loss_terms, neighborhood, pair_board, search_board, walk_board
 from sagkit.show.plots.charts import comparison, curves, dendrogram, heatmaps, image_grid, intervals, scatter, trial_map
 from sagkit.show.plots.graphs import graph_figure, graph_layout, point_graphs, walk_figure
 from sagkit.show.plots.structure import class_matrices, tie_ceiling, tradeoff, trees, validity_scatter
@@ -22,8 +22,6 @@ __all__ = [
     "PALETTE",
     "STYLE",
     "Picture",
-    "batch_graph",
-    "batch_walk",
     "class_matrices",
     "comparison",
     "credited",
@@ -37,6 +35,7 @@ __all__ = [
     "intervals",
     "loss_terms",
     "method_diagram",
+    "neighborhood",
     "pair_board",
     "point_graphs",
     "save",
@@ -48,5 +47,6 @@ __all__ = [
     "trees",
     "trial_map",
     "validity_scatter",
+    "walk_board",
     "walk_figure",
 ]

@@ -1,44 +1,27 @@
-"""Pictures that are drawn again at every move of a control: a batch as a graph, a walk, pairs, loss terms, a search.
+"""Still pictures of what a board moves: a neighbourhood, a walk, pairs, loss terms, a search.
 
-Thumbnails are painted into one raster and margins are fixed, because hundreds of separate images and a layout solver
-would take seconds. [K]
+Margins are fixed, because a layout solver would take seconds. [K]
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from operator import itemgetter
 
 import numpy as np
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from sagkit.show.plots.graphs import draw_edges, draw_path
-from sagkit.show.plots.style import FAINT, INK, MARKERS, PALETTE, Picture, bare, image_array, styled
+from sagkit.show.plots.graphs import draw_edges
+from sagkit.show.plots.style import FAINT, INK, PALETTE, Picture, bare, image_array, styled
 
-EDGES = 4000  # at most as many are drawn: more are a grey cloud, and cost most of the time
 HITS = {  # how a pair is marked, by what its two images share: colour, line and words all differ
     "class": (PALETTE[2], "-", 3.5),
     "superclass": (PALETTE[0], "--", 2.5),
-    "neither": (INK, ":", 1.2),
+    "neither": ("#6f7782", ":", 1.2),
 }
-
-
-def _paint_thumbnails(axis, xy: np.ndarray, images, side: int) -> None:
-    """Thumbnails `side` pixels wide, centred at points in [0, 1]^2 of the axis, as one raster at screen resolution."""
-    figure = axis.figure
-    box = axis.get_position().bounds
-    width, height = (round(box[2 + i] * figure.bbox.bounds[2 + i]) for i in range(2))
-    canvas = np.zeros((height, width, 4), dtype=np.uint8)
-    for (x, y), image in zip(xy, images, strict=True):
-        step = max(1, image.shape[-1] // side)
-        small = image_array(image)[::step, ::step]
-        rows, columns = small.shape[:2]
-        top = int(np.clip((1 - y) * height - rows / 2, 0, height - rows))
-        left = int(np.clip(x * width - columns / 2, 0, width - columns))
-        canvas[top : top + rows, left : left + columns, :3] = small
-        canvas[top : top + rows, left : left + columns, 3] = 255
-    axis.imshow(canvas, extent=(0, 1, 0, 1), aspect="auto", interpolation="nearest", zorder=3)
-    axis.set(xlim=(0, 1), ylim=(0, 1))
+MAP_COLOURS = {"class": PALETTE[2], "superclass": PALETTE[0], "neither": FAINT}
 
 
 def inside(xy: np.ndarray, margin: float = 0.03) -> np.ndarray:
@@ -61,73 +44,119 @@ def draw_heaviest_edges(axis, place: np.ndarray, graph, most: int | None = None)
 
 
 @styled
-def batch_graph(graph, xy: np.ndarray, images, alone: np.ndarray, title: str = "") -> Picture:
-    """A networkx graph of a whole batch, thumbnails (N, 3, H, W) at xy (N, 2); nodes `alone` (N,) in a square.
+def neighborhood(
+    images, nodes: Sequence[Mapping], edges: Sequence[Mapping], path: Sequence[int] = (), title: str = ""
+) -> Picture:
+    """What lies around an anchor: its neighbours on a ring, theirs on another, and a walk, if one is given, on top.
 
-    Of more than EDGES edges the likeliest are drawn.
+    Args:
+        images: (N, 3, H, W).
+        nodes: as an answer of `answers.Explorer` has them: row, place (x, y, side), what is shared with the anchor.
+        edges: likewise: from, to, weight, and what its ends share.
+        path: rows that a walk visits, start first.
+        title: above the picture.
     """
-    figure = Picture(figsize=(9.6, 6.4))
-    axis = figure.add_axes((0.01, 0.01, 0.98, 0.93))
-    bare(axis)
-    place = inside(xy)
-    draw_heaviest_edges(axis, place, graph, EDGES)
-    axis.set_axis_on()
-    _paint_thumbnails(axis, place, images, 16 if len(images) > 100 else 32)
-    axis.scatter(*place[alone].T, s=330, marker="s", facecolors="none", edgecolors=PALETTE[1], linewidths=2, zorder=4)
+    figure = Picture(figsize=(7.4, 7.4))
+    axis = figure.add_axes((0.01, 0.06, 0.98, 0.89))
+    _draw_neighborhood(axis, images, nodes, edges, path)
     axis.set_title(title)
+    _legend_of_kinds(figure, {edge["same"] for edge in edges}, bool(path))
     return figure
 
 
 @styled
-def batch_walk(
-    graph,
-    layout: np.ndarray,
-    flat: np.ndarray,
+def walk_board(
     images,
-    groups,
-    names: Sequence[str],
+    nodes: Sequence[Mapping],
+    edges: Sequence[Mapping],
+    plane: np.ndarray,
+    shared: Sequence[str],
     path: Sequence[int],
-    steps: Sequence[str],
+    captions: Sequence[str],
 ) -> Picture:
-    """One walk three times: on the graph where the walk is, on a map of the whole batch, and as a film strip.
+    """One walk three times: among its start's neighbours, on a map of all images, and as a film strip.
 
     Args:
-        graph: a networkx graph of N nodes.
-        layout: places (N, 2) of the nodes on the left, of which the surroundings of the walk are shown.
-        flat: places (N, 2) of the nodes on the map.
         images: (N, 3, H, W).
-        groups: which of `names` each node belongs to; colour and marker on the map.
-        names: of the groups.
-        path: nodes of the walk, start first.
-        steps: one caption for each node of the path.
+        nodes: as for `neighborhood`.
+        edges: likewise.
+        plane: places (N, 2) on the map.
+        shared: what each of the N images shares with the start, a key of HITS.
+        path: rows that the walk visits, start first.
+        captions: one for each of them.
     """
-    figure = Picture(figsize=(9.6, 6.4))
-    left, right = figure.add_axes((0.01, 0.3, 0.48, 0.64)), figure.add_axes((0.51, 0.3, 0.48, 0.64))
-    near, place = _window(inside(layout), path), inside(flat)
-    seen = ((near > 0) & (near < 1)).all(axis=1)
-    draw_heaviest_edges(left, near, graph.subgraph(np.flatnonzero(seen)))
-    _paint_thumbnails(left, near[seen], [images[node] for node in np.flatnonzero(seen)], 32)
-    for axis, where, title in ((left, near, "on the graph, near the walk"), (right, place, "on a UMAP of the batch")):
-        axis.set_axis_on()
-        bare(axis)
-        axis.set(xlim=(0, 1), ylim=(0, 1), title=title)
-        draw_path(axis, where, path)
-        axis.plot(*where[path[0]], "o", ms=34, mfc="none", mec=PALETTE[0], mew=3, zorder=5)
-        axis.plot(*where[path[-1]], "s", ms=30, mfc="none", mec=PALETTE[1], mew=3, zorder=5)
-    groups = np.asarray(groups)
-    for i, name in enumerate(names):
-        look = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)], "linewidths": 0}
-        right.scatter(*place[groups == i].T, s=16, alpha=0.7, label=name, **look)
-    right.legend(loc="upper right", fontsize=9, handletextpad=0.1)
-    _film_strip(figure, [images[node] for node in path], steps, bottom=0.1, side=0.95)
+    figure = Picture(figsize=(9.6, 7.2))
+    left, right = figure.add_axes((0.01, 0.31, 0.48, 0.64)), figure.add_axes((0.52, 0.31, 0.47, 0.64))
+    _draw_neighborhood(left, images, nodes, edges, path)
+    left.set_title("around the start")
+    bare(right)
+    place, shared = inside(plane), np.asarray(shared)
+    for kind in ("neither", "superclass", "class"):
+        right.scatter(*place[shared == kind].T, s=14, color=MAP_COLOURS[kind], alpha=0.7, linewidths=0)
+    right.plot(*place[list(path)].T, color=PALETTE[1], lw=2, zorder=3)
+    right.set(xlim=(0, 1), ylim=(0, 1), title="on a PCA of all images")
+    for row, numbers in _numbers_of(path).items():
+        _paste(right, images[row], *(place[row] - 0.03), 0.06, (PALETTE[1], "-", 1.5), zorder=4)
+        _badge(right, *(place[row] + (-0.035, 0.035)), numbers)
+    _legend_of_kinds(figure, set(shared.tolist()), walk=True, bottom=0.265)
+    _film_strip(figure, [images[row] for row in path], captions, bottom=0.1, side=0.95)
     return figure
 
 
-def _window(place: np.ndarray, path: Sequence[int], least: float = 0.3) -> np.ndarray:
-    """Places scaled so that a square around the path, at least `least` wide, becomes [0, 1]^2."""
-    low, high = place[list(path)].min(axis=0), place[list(path)].max(axis=0)
-    wide = max(least, 1.3 * (high - low).max())
-    return (place - (low + high) / 2) / wide + 0.5
+def _draw_neighborhood(axis, images, nodes, edges, path) -> None:
+    """Back to front: edges, images, the walk, and last the images that it visits, numbered."""
+    bare(axis)
+    axis.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal")
+    place = {node["row"]: node["place"] for node in nodes}
+    heaviest = max((edge["weight"] for edge in edges), default=1)
+    anchor = nodes[0]["row"]
+    for edge in edges:
+        if edge["from"] not in place or edge["to"] not in place:
+            continue
+        own = anchor in (edge["from"], edge["to"])
+        colour, line, _ = HITS[edge["same"] or "neither"]
+        (x, y, _), (u, v, _) = place[edge["from"]], place[edge["to"]]
+        width = (1.2 if own else 0.5) + 2.4 * edge["weight"] / heaviest * (1 if own else 0.4)
+        axis.plot([x, u], [y, v], color=colour, ls=line, lw=width, alpha=1 if own else 0.3, zorder=2 if own else 1)
+    visited = _numbers_of(path)
+    for node in nodes:
+        x, y, side = node["place"]
+        colour, line, width = HITS[node["same"] or "neither"]
+        on = node["row"] in visited
+        frame = (PALETTE[1], "-", 2.5) if on else (INK, "-", 3) if node["row"] == anchor else (colour, line, width)
+        _paste(axis, images[node["row"]], x - side / 2, y - side / 2, side, frame, zorder=6 if on else 3)
+        if on:
+            _badge(axis, x - side / 2, y + side / 2, visited[node["row"]])
+    for here, there in pairwise(path):
+        if here != there:
+            (x, y, _), (u, v, side) = place[here], place[there]
+            look = {"arrowstyle": "-|>", "color": PALETTE[1], "lw": 2.6, "mutation_scale": 16, "shrinkA": 0}
+            look |= {"shrinkB": 90 * side, "connectionstyle": "arc3,rad=0.15"}
+            axis.annotate("", xy=(u, v), xytext=(x, y), arrowprops=look, zorder=5)
+
+
+def _numbers_of(path: Sequence[int]) -> dict[int, list[int]]:
+    """At which steps a walk is at each row that it visits."""
+    numbers: dict[int, list[int]] = {}
+    for step, row in enumerate(path):
+        numbers.setdefault(row, []).append(step)
+    return numbers
+
+
+def _badge(axis, x: float, y: float, numbers: Sequence[int]) -> None:
+    box = {"boxstyle": "round,pad=0.25,rounding_size=0.8", "facecolor": PALETTE[1], "edgecolor": "none"}
+    text = "·".join(map(str, numbers))
+    axis.text(x, y, text, color="white", fontsize=9, fontweight="bold", ha="center", va="center", bbox=box, zorder=8)
+
+
+def _legend_of_kinds(figure, kinds: set[str], walk: bool, bottom: float = 0.005) -> None:
+    """What colours and lines mean, in a row outside the axes."""
+    known = {"class": "same class", "superclass": "same superclass", "neither": "another class"}
+    shown = [(HITS[kind][:2], 2.5, text) for kind, text in known.items() if kind in kinds]
+    shown += [((PALETTE[1], "-"), 3, "walk")] * walk
+    handles = [Line2D([], [], color=c, ls=line, lw=width, label=text) for (c, line), width, text in shown]
+    if handles:
+        figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, bottom), ncols=4, fontsize=9)
 
 
 def _film_strip(
@@ -155,13 +184,15 @@ def _film_strip(
     axis.set_axis_off()
 
 
-def _paste(axis, image, left: float, bottom: float, side: float, frame: tuple | None) -> None:
-    """One image in the units of the axis, framed by (colour, line, width)."""
-    axis.imshow(image_array(image), extent=(left, left + side, bottom, bottom + side), interpolation="nearest")
+def _paste(axis, image, left: float, bottom: float, side: float, frame: tuple | None, zorder: float = 1) -> None:
+    """One image in the units of the axis, framed by (colour, line, width); the limits of the axis stay."""
+    extent, limits = (left, left + side, bottom, bottom + side), axis.axis()
+    axis.imshow(image_array(image), extent=extent, interpolation="nearest", zorder=zorder, aspect=axis.get_aspect())
+    axis.axis(limits)
     if frame is not None:
         colour, line, width = frame
         look = {"edgecolor": colour, "linestyle": line, "linewidth": width, "facecolor": "none"}
-        axis.add_patch(Rectangle((left, bottom), side, side, **look))
+        axis.add_patch(Rectangle((left, bottom), side, side, zorder=zorder, **look))
 
 
 @styled
@@ -173,25 +204,28 @@ def pair_board(
     Args:
         anchor: image (3, H, W).
         anchor_name: its class.
-        partners: (image, class name, weight, kind) each, kind a key of HITS; at most seven are shown.
-        purity: (share, chance) by name, each in [0, 1].
+        partners: (image, name, weight, kind) each, kind a key of HITS or empty where classes are not known; at most
+            seven are shown.
+        purity: (share, chance) by name, each in [0, 1]; nothing where classes are not known.
         weight: of all the anchor's walk pairs together, that of its own two views being 1.
     """
     figure = Picture(figsize=(9.6, 5.0))
     shown = partners[:7]
-    captions = [f"anchor\n{anchor_name}", *(f"{kind}\n{name}\nweight {weight:.2f}" for _, name, weight, kind in shown)]
-    frames = [(INK, "-", 1.0), *(HITS[kind] for *_, kind in shown)]
+    captions = [f"anchor\n{anchor_name}", *(f"{name}\nweight {weight:.2f}" for _, name, weight, _ in shown)]
+    frames = [(INK, "-", 1.0), *(HITS[kind or "neither"] for *_, kind in shown)]
     _film_strip(figure, [anchor, *(image for image, *_ in shown)], captions, bottom=2.65, side=1.02, frames=frames)
     if len(partners) > len(shown):
         figure.text(0.99, 0.95, f"and {len(partners) - len(shown)} more", ha="right")
-    left, right = figure.add_axes((0.2, 0.1, 0.36, 0.3)), figure.add_axes((0.72, 0.1, 0.22, 0.3))
-    names = list(purity)
-    bars = left.barh(names, [np.nan_to_num(purity[name][0]) for name in names], color=PALETTE[0], height=0.6)
-    left.bar_label(bars, [f"{purity[name][0]:.3f}" for name in names], padding=3)
-    for i, name in enumerate(names):
-        left.plot([purity[name][1]] * 2, [i - 0.4, i + 0.4], color=PALETTE[1], lw=3)
-    left.set(xlim=(0, 1), title="purity of all pairs (orange stroke: chance)")
-    left.invert_yaxis()
+    if purity:
+        left, names = figure.add_axes((0.2, 0.1, 0.36, 0.3)), list(purity)
+        bars = left.barh(names, [purity[name][0] or 0 for name in names], color=PALETTE[0], height=0.6)
+        left.bar_label(bars, [f"{purity[name][0] or 0:.3f}" for name in names], padding=8)
+        for i, name in enumerate(names):
+            left.plot([purity[name][1]] * 2, [i - 0.4, i + 0.4], color=PALETTE[1], lw=3)
+        left.set(xlim=(0, 1), title="purity of all pairs (orange stroke: chance)")
+        left.invert_yaxis()
+        _legend_of_kinds(figure, {kind for *_, kind in shown}, walk=False, bottom=0.46)
+    right = figure.add_axes((0.72, 0.1, 0.22, 0.3))
     bars = right.barh(["own views", "walk pairs"], [1, weight], color=[FAINT, PALETTE[2]], height=0.6)
     right.bar_label(bars, fmt="%.2f", padding=3)
     right.set(xlim=(0, max(1.3, 1.3 * weight)), title="weight in the loss")
@@ -205,13 +239,13 @@ def loss_terms(
 ) -> Picture:
     """Weighted terms of the loss, stacked over alpha, with a stroke at the chosen one; beside them gradient norms."""
     figure = Picture(figsize=(9.6, 4.2))
-    left, right = figure.add_axes((0.08, 0.15, 0.5, 0.72)), figure.add_axes((0.74, 0.15, 0.2, 0.72))
+    left, right = figure.add_axes((0.08, 0.26, 0.5, 0.63)), figure.add_axes((0.74, 0.26, 0.2, 0.63))
     stacked = left.stackplot(alphas, *terms.values(), labels=list(terms), colors=PALETTE[: len(terms)], alpha=0.8)
     for area, hatch in zip(stacked, ("", "//", "..", "\\\\"), strict=False):  # told apart without colour, too
         area.set(hatch=hatch, edgecolor="white")
     left.axvline(alpha, color=INK, lw=2, ls="--")
     left.set(xlabel="alpha", ylabel="weighted terms of the loss", xlim=(alphas[0], alphas[-1]), title=title)
-    left.legend(loc="center right", framealpha=0.9, frameon=True, fontsize=9)
+    figure.legend(loc="lower left", bbox_to_anchor=(0.07, 0.01), ncols=len(terms), fontsize=9)
     bars = right.barh(list(norms), list(norms.values()), color=PALETTE[: len(norms)], height=0.6)
     right.bar_label(bars, fmt="%.2g", padding=3)
     right.set(xlim=(0, 1.35 * max(norms.values()) or 1), title="norm of gradient")
