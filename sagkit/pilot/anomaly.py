@@ -47,12 +47,11 @@ def distance_anomaly(bank: Float[Tensor, "N F"], queries: Float[Tensor, "Q F"] |
     most = len(bank) - (queries is None)
     if not 1 <= k <= most:
         raise ValueError(f"k = {k} neighbours need 1 <= k <= {most} other items")
-    bank, found = bank.float(), []
-    for rows in torch.arange(len(bank if queries is None else queries)).split(CHUNK):
-        # Differences, not the expanded square: of long features, that loses what is close.
-        distance = torch.cdist(
-            (bank if queries is None else queries.float())[rows], bank, compute_mode="donot_use_mm_for_euclid_dist"
-        )
+    centre = bank.float().mean(dim=0)  # differences stay, and squares lose less of what is close
+    bank = bank.float() - centre
+    asked, found = bank if queries is None else queries.float() - centre, []
+    for rows in torch.arange(len(asked)).split(CHUNK):
+        distance = torch.cdist(asked[rows], bank)
         if queries is None:
             distance[torch.arange(len(rows)), rows] = float("inf")
         found.append(distance.kthvalue(k, dim=1).values)

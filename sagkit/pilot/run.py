@@ -203,7 +203,7 @@ def pilot(
     check_length(minutes, epochs)
     check_class(folder, odd_class)
     where = device_of(device)
-    given = None if encoder is None else Learnt(network(encoder, seed), printable(encoder))
+    given = None if encoder is None else Learnt(network(encoder, seed), printable(encoder.rpartition("/")[2]))
     with log.part("reading and decoding"):
         images = read_folder(folder, size)
         odd = known_odd(images, odd_class)
