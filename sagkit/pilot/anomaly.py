@@ -25,6 +25,7 @@ from torch import Tensor
 
 from sagkit import require
 from sagkit.graph import similarity_graph
+from sagkit.metrics.checks import feature_array, same_width
 from sagkit.metrics.local import CHUNK, Index
 
 K = 5  # neighbour whose distance counts; more than the copies that an anomaly is likely to have
@@ -33,7 +34,7 @@ LEAST = 0.02  # of [0, 1]: contrast below which differences mean nothing
 ROUNDS = 10_000  # of conjugate gradients; a restart of 0.15 takes about 100
 
 
-def distance_anomaly(bank: Float[Tensor, "N F"], queries: Float[Tensor, "Q F"] | None = None, k: int = K) -> Tensor:
+def distance_anomaly(bank, queries=None, k: int = K) -> Tensor:
     """Euclidean distance to the k-th nearest item of the bank, at least 0.
 
     Args:
@@ -44,6 +45,7 @@ def distance_anomaly(bank: Float[Tensor, "N F"], queries: Float[Tensor, "Q F"] |
     Raises:
         ValueError: for k out of range.
     """
+    bank, queries = _items(bank, queries)
     most = len(bank) - (queries is None)
     if not 1 <= k <= most:
         raise ValueError(f"k = {k} neighbours need 1 <= k <= {most} other items")
@@ -82,7 +84,7 @@ def seen_at_once(features: Float[Tensor, "N F"], images: UInt8[Tensor, "N 3 H W"
     return torch.cat([x / distance_anomaly(x, k=k).median().clamp(min=1e-6) for x in both], dim=1)
 
 
-def knn_anomaly(bank: Float[Tensor, "N F"], queries: Float[Tensor, "Q F"] | None = None, k: int = K) -> Tensor:
+def knn_anomaly(bank, queries=None, k: int = K) -> Tensor:
     """Centred cosine distance to the k-th nearest item of the bank, in [0, 2].
 
     Args:
@@ -95,24 +97,23 @@ def knn_anomaly(bank: Float[Tensor, "N F"], queries: Float[Tensor, "Q F"] | None
     """
     index = Index(bank)
     if queries is None:
-        if not 1 <= k < len(bank):
-            raise ValueError(f"k = {k} neighbours need 1 <= k < items = {len(bank)}")
         return 1 - index.similar(k)[0][:, -1]
     return 1 - index.search(queries, k)[0][:, -1]
 
 
-def mahalanobis_anomaly(bank: Float[Tensor, "N F"], queries: Float[Tensor, "Q F"] | None = None) -> Tensor:
+def mahalanobis_anomaly(bank, queries=None) -> Tensor:
     """Mahalanobis distance from the bank's mean under its shrunk covariance, at least 0."""
     from sklearn.covariance import LedoitWolf
 
+    bank, queries = _items(bank, queries)
     fitted = LedoitWolf().fit(bank.double().numpy())
     squared = fitted.mahalanobis((bank if queries is None else queries).double().numpy())
     return torch.from_numpy(squared).clamp(min=0).sqrt().float()
 
 
 def walk_anomaly(
-    bank: Float[Tensor, "N F"],
-    queries: Float[Tensor, "Q F"] | None = None,
+    bank,
+    queries=None,
     k: int = 10,
     restart: float = 0.15,
 ) -> Tensor:
@@ -128,6 +129,7 @@ def walk_anomaly(
         ValueError: for restart outside (0, 1) or k out of range.
     """
     require("restart", restart, "(0, 1)", "it is a probability per step, 0.15 by default")
+    bank, queries = _items(bank, queries)
     nodes = bank if queries is None else torch.cat([bank, queries])
     teleport = np.zeros(len(nodes))
     teleport[: len(bank)] = 1 / len(bank)
@@ -151,6 +153,16 @@ def picture_scores(
     """Scores (N,) of pictures by name, but those left out; the default looks at features and appearance at once."""
     given = dict.fromkeys(SCORES, features) | {DEFAULT: seen_at_once(features, images)}
     return {name: score(given[name]) for name, score in SCORES.items() if name not in left_out}
+
+
+def _items(bank, queries) -> tuple[Tensor, Tensor | None]:
+    """Features of both, in anything that holds them, as float32 (N, F) and (Q, F); NaN is refused with its row."""
+    bank = torch.from_numpy(feature_array(bank, "bank", np.float32))
+    if queries is None:
+        return bank, None
+    queries = torch.from_numpy(feature_array(queries, "queries", np.float32))
+    same_width(bank=bank, queries=queries)
+    return bank, queries
 
 
 def symmetric_weights(features: Float[Tensor, "N F"], k: int):

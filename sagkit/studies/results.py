@@ -23,7 +23,7 @@ from sagkit.data.files import write_text
 from sagkit.metrics.stats import Summary
 from sagkit.pilot import assess
 from sagkit.show.tables import origin, to_markdown
-from sagkit.studies import line, purity, sharpen, validity, versus
+from sagkit.studies import coverage, line, purity, sharpen, validity, versus
 from sagkit.studies.benchmarks import bench_table, read_bench
 from sagkit.studies.branches import branch_tables
 from sagkit.studies.tables import PERCENT, paired_table, tables_of
@@ -31,7 +31,15 @@ from sagkit.studies.transfer import MEASURES, figures_by_seed, over_baseline, tr
 from sagkit.train.record import core_seconds, groups, pairs_by_seed, read_records, rows_of
 
 PAGES = ("figures/RESULTS.md", "figures/BENCHMARKS.md", "README.md")
-STUDIES = {"assess": assess, "line": line, "purity": purity, "sharpen": sharpen, "validity": validity, "versus": versus}
+STUDIES = {
+    "assess": assess,
+    "coverage": coverage,
+    "line": line,
+    "purity": purity,
+    "sharpen": sharpen,
+    "validity": validity,
+    "versus": versus,
+}
 WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 GOALS = {"gain": 15, "walk_share": 5, "knn": 35, "validity": 0.95}  # set beforehand: per cent, the last a correlation
 

@@ -130,3 +130,19 @@ def test_auroc_is_the_share_of_ordered_pairs(generator):
     assert auroc(scores, odd) == pytest.approx(np.mean(ordered))
     with pytest.raises(ValueError, match="0 of 50 items are anomalous"):
         auroc(scores, torch.zeros(50, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("score", SCORES.values())
+def test_any_holder_of_features_gives_the_same_score_and_nan_is_refused_with_its_row(score):
+    x = torch.randn(30, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
+    expected = score(x.float())
+    for held in (x, x.double().requires_grad_(), x.float().numpy(), x.float().numpy().T.copy().T, x.tolist()):
+        torch.testing.assert_close(score(held), expected)
+        torch.testing.assert_close(score(held, held[:5]), score(x.float(), x.float()[:5]))
+    broken = x.float().clone()
+    broken[3, 2] = float("nan")
+    for call in (lambda: score(broken), lambda: score(x, broken)):
+        with pytest.raises(ValueError, match=r"not finite \(first: row 3\)"):
+            call()
+    with pytest.raises(ValueError, match="differ in width"):
+        score(x, x[:, :3])
