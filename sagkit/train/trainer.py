@@ -576,7 +576,7 @@ def branch(trainer: Trainer, path: str) -> None:
         "name": Path(path).stem,
         "seed": then.seed,
         "epoch": state["epoch"],
-        "core_seconds": before["core_seconds"] + trainer.clock.core_seconds,
+        "core_seconds": round(before["core_seconds"] + trainer.clock.core_seconds, 1),
         "commit": state["origin"]["commit"],
     }
     trainer.clock = Clock()
