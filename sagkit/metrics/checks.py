@@ -21,6 +21,8 @@ import torch
 
 from sagkit.data.taxonomy import hierarchy_distances, is_hierarchy
 
+LEAST = 1e-9  # of the largest feature: rows shorter than 1e-12 count as without direction
+
 
 def feature_array(given, name: str = "features", dtype: type = np.float64) -> np.ndarray:
     """Features (N, F) as floats on the CPU, detached.
@@ -31,7 +33,8 @@ def feature_array(given, name: str = "features", dtype: type = np.float64) -> np
         dtype: np.float64 or np.float32.
 
     Raises:
-        ValueError: for other shapes, no rows, what is no number, and NaN, infinity or numbers too large for `dtype`.
+        ValueError: for other shapes, no rows, what is no number, NaN, infinity, and numbers too large or too small for
+            lengths to be taken of them.
     """
     x = _numbers(given, name)
     if x.ndim != 2 or 0 in x.shape:
@@ -40,6 +43,11 @@ def feature_array(given, name: str = "features", dtype: type = np.float64) -> np
     with np.errstate(over="ignore"):
         x = np.require(x, dtype, ["C", "W"])  # torch takes no array that it may not write to
     require_finite(x, name)
+    largest, most = float(np.abs(x).max()), float(np.finfo(dtype).max) ** 0.45
+    if largest > most or 0 < largest < LEAST:
+        raise ValueError(
+            f"{name} reach {largest:.1e}, and their squares leave the range of numbers: scale them to about 1"
+        )
     return x
 
 

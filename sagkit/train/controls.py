@@ -55,7 +55,7 @@ def make_pairing(
     if pairs not in PAIRS:
         raise ValueError(f"unknown pairs {pairs!r}: choose one of {', '.join(PAIRS)}")
     if pairs == "oracle" and groups is None:
-        raise ValueError("pairs 'oracle' needs data whose superclasses are known: use cifar100 or shapes")
+        raise ValueError("pairs 'oracle' needs data whose superclasses are known: name its classes like 'family/kind'")
     if matched:
         if dataset:
             raise ValueError("matched scales the weights of pairs, and scope dataset replaces views: use scope batch")

@@ -116,6 +116,8 @@ def test_what_is_not_finite_is_refused_with_its_row(name, value):
         (X + 1j, "must be numbers, got complex128"),
         (np.array([[1.0, None]], dtype=object), "not finite"),
         (np.ma.masked_greater(X, 1.0), "not finite"),
+        (1e200 * X, "features reach .*e\\+200, .*: scale them"),
+        (1e-13 * X, "scale them to about 1"),
         (None, r"\(N, F\) with N, F >= 1, got \(\)"),
         ("features.npy", "must be numbers"),
     ],
