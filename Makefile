@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup
 # Bytecode is worth writing: with shape checks it costs each test process 8 s to compile anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install demo static fast check test bench figures lab clean
+.PHONY: install demo static fast check test bench attack figures lab clean
 .DEFAULT_GOAL := demo
 
 install: $(VENV)/.installed
@@ -55,6 +55,10 @@ bench: install
 	$(BIN)/python tests/bench_walks.py
 	$(BIN)/python tests/bench_metrics.py
 	$(BIN)/python tests/bench_training.py
+
+# Kills, failing writes, hostile files and command lines; the record of what was found goes to BENCHMARKS.md.
+attack: install
+	$(BIN)/python tests/attack/attack.py
 
 # Pictures for a talk, SVG and PNG, from the procedural set and the committed records.
 figures: install

@@ -12,11 +12,12 @@ import json
 import os
 import socket
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
 
+import numpy as np
 from safetensors import SafetensorError
 
 
@@ -45,6 +46,24 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file in UTF-8, as `write_atomically` does."""
     write_atomically(path, lambda draft: draft.write_bytes(text.encode()))
+
+
+def read_arrays(path: str | Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name, those of `names` alone where they are there; nothing in it is run.
+
+    Raises:
+        ValueError: for a file that is not there or cannot be read, in one line.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files if names is None or name in names}
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist: check the path") from None
+    except Exception as error:  # zipfile and numpy raise a dozen kinds over a damaged file, lack of memory for one
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"{path} cannot be read as .npz ({told}): write it with numpy.savez, without objects"
+        ) from None
 
 
 def _fill(draft: Path, write: Callable[[Path], object]) -> None:

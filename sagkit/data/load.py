@@ -25,7 +25,6 @@ import difflib
 import math
 import os
 import warnings
-import zipfile
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +37,7 @@ from torch import Tensor
 from sagkit import require
 from sagkit.data.decode import LEFT_OUT, SEVERAL, Decoded, cache_folder, decode_images, usual_size
 from sagkit.data.emoji import ATTRIBUTION, HELD_OUT, draw_emoji, emoji_table
+from sagkit.data.files import read_arrays
 from sagkit.data.folder import NAMED, Layout, Listing, arrange, few, list_images, printable
 from sagkit.data.shapes import SHAPE_CLASSES, draw_shapes
 from sagkit.data.taxonomy import CIFAR100_SUPERCLASSES
@@ -470,13 +470,7 @@ def _cifar_pickles(source) -> ImageSet:
 def _npz(path: Path, split: str) -> ImageSet:
     if split == "test":
         raise ValueError(f"{path} has no test split, as no .npz file has: {NO_TEST}")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found = {key: arrays[key] for key in ("images", "labels", "class_names") if key in arrays}
-    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} cannot be read as .npz ({error}): write it with numpy.savez, without objects"
-        ) from None
+    found = read_arrays(path, ("images", "labels", "class_names"))
     images, labels = found.get("images"), found.get("labels")
     if images is None:
         raise ValueError(f"{path} has no array 'images': save it as numpy.savez(path, images=...)")

@@ -16,7 +16,6 @@ random projections of the images. Tables and pictures are drawn from these figur
 from __future__ import annotations
 
 import sys
-import zipfile
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from sagkit.data.files import read_arrays
 from sagkit.data.load import load_bank, load_images, validation_split
 from sagkit.metrics.checks import feature_array, label_array, labels_and_distances, words_of
 from sagkit.metrics.evaluate import (
@@ -245,13 +245,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     Raises:
         ValueError: for a file that cannot be read or has no features.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found = {key: arrays[key] for key in arrays.files}
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist: check the path") from None
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read as .npz ({error}): write it with numpy.savez, no objects") from None
+    found = read_arrays(path)
     if "features" not in found:
         taken = f"it takes features, and {', '.join(GIVEN)} where there are any"
         raise ValueError(f"{path} has no array 'features' but {', '.join(found) or 'none'}: {taken}")

@@ -21,6 +21,28 @@ def read_bench(results) -> dict[str, dict]:
     return {path.stem: json.loads(path.read_text()) for path in sorted(Path(results).glob("bench/*.json"))}
 
 
+def attack_table(found: dict) -> str:
+    """What kills, mutated files and random command lines came to, by kind, as Markdown."""
+    kills, hostile = found["attack"]["kills"]["jobs"], found["attack"]["hostile"]["kinds"]
+    killed = {name: (row["kills"], len(row["differing"]) + len(row["failed"])) for name, row in kills.items()}
+    killed["all"] = tuple(map(sum, zip(*killed.values(), strict=True)))
+    deaths = pd.DataFrame(killed, index=["killed", "files that differ or runs that fail"]).T.rename_axis("kill -9")
+    rows = {
+        name: {
+            "cases": row["cases"],
+            "taken": row["taken"],
+            "refused in a line": row["refused"],
+            "other": len(row["wrong"]),
+            "slowest, s": f"{row['slowest']:.1f}",
+        }
+        for name, row in hostile.items()
+    }
+    fuzz = pd.DataFrame.from_dict(rows, orient="index").rename_axis("hostile input")
+    peak = f"The process that read them all never held more than {found['attack']['hostile']['peak_mb']:,} MB."
+    killed_at = f"Kills were of commit {found['attack']['kills']['commit'][:9]}."
+    return f"{to_markdown(deaths)}\n\n{to_markdown(fuzz)}\n\n{peak} {killed_at} {origin(found['attack'])}"
+
+
 def training_table(found: dict) -> str:
     """Pairs of views per second of each contestant, and the parts of our step, as Markdown."""
     rates, ratios = found["training"]["pairs_per_second"], found["training"]["ratio_to_lightly"]
@@ -164,6 +186,7 @@ def bench_table(name: str, found: dict) -> str:
 
 RECORDS = {"neighbors": "walks", **dict.fromkeys(("duplicates", "anomalies", "look-alikes"), "pilot")}
 TABLES = {
+    "attack": attack_table,
     "training": training_table,
     "walks": walk_table,
     "neighbors": neighbor_table,

@@ -52,6 +52,8 @@ UNSEEN = {  # of the classes that were left out of training
     "unseen_retrieval": "retrieval %",
     "unseen_superclass_retrieval": "superclass retrieval %",
 }
+SHOWN = ("method", "variant", "profile", "train_set", "seed", "config", "metrics", "core_seconds", "commit")
+SHOWN += ("processor", "evaluated_on")  # what a table cannot do without
 PROBES = {"linear", "superclass_linear"}
 PERCENT = {"knn", "superclass_knn"} | PROBES | {key for key, title in UNSEEN.items() if title.endswith("%")}
 
@@ -182,7 +184,7 @@ def main(
         probe: and with them those of the linear probes, the slowest part.
         resamplings: judge runs that left out probes or intervals with them after all; 1,000 is what a run does.
     """
-    records = read_records(results)
+    records = read_records(results, SHOWN)
     if not records:
         raise FileNotFoundError(f"no run records under {results}: run sagkit train first")
     if reevaluate:

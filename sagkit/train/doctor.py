@@ -18,13 +18,13 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sagkit.augment import in_bytes
+from sagkit.data.files import read_arrays
 from sagkit.data.load import load_images
 from sagkit.data.series import Examples, VectorSet
 from sagkit.metrics import labelfree
@@ -254,11 +254,9 @@ def main(path: Path, /) -> None:
     if not path.exists():
         raise ValueError(f"{path} does not exist: check the path")
     if path.suffix == ".npz":
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                features = arrays["features"]
-        except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
-            raise ValueError(f"{path} is no embedding ({error}): give an .npz with an array `features`") from None
+        features = read_arrays(path, ["features"]).get("features")
+        if features is None or features.ndim != 2 or features.dtype.kind not in "fiu":
+            raise ValueError(f"{path} is no embedding: give an .npz with an array `features` of numbers (N, F)")
         unchecked = dict.fromkeys(("log", "settings", "pairs"), "an embedding says nothing of them")
         print(f"read: {len(features):,} rows of {path}")
         print(CheckUp({"features": examine(features)}, unchecked).told())

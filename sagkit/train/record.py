@@ -35,10 +35,16 @@ from safetensors.torch import save_file
 from sagkit.data.files import write_atomically, write_text
 from sagkit.data.load import SUBSETS
 from sagkit.model import Encoder, make_encoder
-from sagkit.train.config import Config, differing
+from sagkit.train.config import Config, check, differing
 from sagkit.train.weights import is_ours, published, what_is
 
 NAMED = ("shapes", "emoji", "cifar10", "cifar100", *SUBSETS)  # data sets whose records nothing else may mix with
+KINDS = {  # of what every record holds
+    **dict.fromkeys(("method", "variant", "data", "train_set", "profile", "evaluated_on"), str),
+    **dict.fromkeys(("command", "commit", "processor"), str),
+    **dict.fromkeys(("seconds", "config", "metrics"), dict),
+    **{"seed": int, "parameters": int, "core_seconds": int | float, "walk_share": int | float, "log": list},
+}
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "lightning-fabric")
 
 
@@ -73,25 +79,60 @@ def write_record(path: Path, record: dict) -> None:
     write_text(path, json.dumps(record, indent=1) + "\n")
 
 
-def read_record(path: str | Path) -> dict:
-    """One record.
+def read_record(path: str | Path, whole: bool = True) -> dict:
+    """One record, whole or as far as it goes.
 
     Raises:
-        ValueError: for a file that is none.
+        ValueError: for a file that is none, by what is wrong with it.
     """
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(record["config"], dict) or not isinstance(record["log"], list):
-            raise KeyError("config")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no run record ({error}): restore it, or move it away") from None
+        wrong = _what_is_wrong(record, KINDS if whole else ())
+    except (ValueError, RecursionError) as error:
+        wrong = " ".join(str(error).split())
+    if wrong:
+        raise ValueError(f"{path} is no run record ({wrong[:200]}): restore it, or move it away")
     return record
 
 
-def read_records(results) -> list[dict]:
-    """Every record under a folder, in order of path; each with its own `path`."""
-    paths = sorted(p for p in Path(results).rglob("*-seed*.json"))
-    return [{**json.loads(p.read_text()), "path": str(p)} for p in paths]
+def read_records(results, needed: Iterable[str] = ()) -> list[dict]:
+    """Every record under a folder, in order of path; each with its own `path`.
+
+    Raises:
+        ValueError: for one that is none, or has nothing under a name that is needed.
+    """
+    found = [{**read_record(p, whole=False), "path": str(p)} for p in sorted(Path(results).rglob("*-seed*.json"))]
+    for record in found:
+        if absent := [name for name in needed if name not in record]:
+            raise ValueError(f"{record['path']} is no run record (no {absent[0]}): restore it, or move it away")
+    return found
+
+
+def _what_is_wrong(record, needed: Iterable[str]) -> str:
+    """Why something is no record: what is absent or of another kind, or settings that cannot be; empty for a record."""
+    if not isinstance(record, dict):
+        return f"it holds {type(record).__name__}"
+    for name, kind in KINDS.items():
+        if name in {*record, *needed} and (not isinstance(record.get(name), kind) or isinstance(record[name], bool)):
+            return f"{name} is {record.get(name)!r}"
+    figures = [record.get("metrics", {}), record.get("seconds", {}), *record.get("log", [])]
+    if not all(isinstance(part, dict) and all(_is_number(v) for v in part.values()) for part in figures):
+        return "metrics, seconds or log hold other things than numbers"
+    config, defaults = record.get("config", {}), Config().to_dict()
+    for name, value in config.items():
+        like = defaults.get(name)
+        alike = _is_number(value) if isinstance(like, float) else type(value) is type(like)
+        if not alike or (isinstance(value, list) and not all(type(part) is int for part in value)):
+            return f"its setting {name} is {value!r}"
+    check(Config.from_dict(config))
+    for name, least in (("images", 1), ("images_per_second", 0), ("training_seconds", 0)):
+        if record.get(name) is not None and not (_is_number(record[name]) and record[name] >= least):
+            return f"{name} is {record[name]!r}"
+    return ""
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def groups(records: list[dict]) -> dict[tuple[str, str], list[dict]]:

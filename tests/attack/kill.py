@@ -194,7 +194,7 @@ def main() -> dict:
     draw, share = random.Random(given.seed), sum(SHARES[job] for job in given.only)
     with tempfile.TemporaryDirectory() as place:
         found = {job: attack(job, round(given.kills * SHARES[job] / share), Path(place), draw) for job in given.only}
-    print(json.dumps(found))
+    print(json.dumps({"jobs": found}))
     if any(done["differing"] or done["failed"] for done in found.values()):
         raise SystemExit(1)
     return found
