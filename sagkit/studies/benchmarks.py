@@ -179,7 +179,8 @@ def bench_table(name: str, found: dict) -> str:
         raise ValueError(f"no benchmark {name!r}: choose one of {', '.join(TABLES)}")
     record = RECORDS.get(name, name)
     if record not in found:
-        command = f"python tests/bench_{record}.py" if record in ("notebooks", "pilot", "explore") else "make bench"
+        alone = {"attack": "make attack"} | {n: f"python tests/bench_{n}.py" for n in ("notebooks", "pilot", "explore")}
+        command = alone.get(record, "make bench")
         return f"Not measured yet: `{command}` writes the record."
     return TABLES[name](found)
 
