@@ -125,8 +125,10 @@ def coverage_table(record: dict) -> pd.DataFrame:
 
 def summary(record: dict) -> str:
     """The table with its caption, as Markdown."""
+    missing = [name for name in WORLDS if name not in record["rows"]]
+    absent = f"Not measured yet: {'; '.join(missing)}. " if missing else ""
     return (
-        f"{to_markdown(coverage_table(record))}\n\nSimulated worlds, each drawn anew for each trial; "
+        f"{to_markdown(coverage_table(record))}\n\n{absent}Simulated worlds, each drawn anew for each trial; "
         f"{record['resamplings']} resamplings an interval; brackets are exact 95 % intervals of the share; "
         f"{origin(record)}"
     )
