@@ -43,8 +43,9 @@ def network(what: str, seed: int = 0, weights: bool = True) -> nn.Module:
             torch.manual_seed(seed)
             return make_encoder(what.removeprefix("random:"), pretrained=published).eval()
     if not Path(what).is_file():
-        absent = "does not exist" if "/" in what or Path(what).suffix else "is no network"
-        raise ValueError(f"{what!r} {absent}: give pixels, timm:NAME, random:NAME, or a file of weights ({Path.cwd()})")
+        named = "/" in what or Path(what).suffix
+        absent = f"does not exist ({Path(what).absolute()})" if named else "is no network"
+        raise ValueError(f"{what!r} {absent}: give pixels, timm:NAME, random:NAME, or a file of weights")
     encoder = load_encoder(what)
     if encoder.architecture.endswith("-imagenet") and not is_ours(what):
         encoder.size = IMAGENET_SIZE
