@@ -9,6 +9,8 @@ has been refined by then, as it has for whoever clicks later. Writes figures/res
 
 from __future__ import annotations
 
+import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -44,7 +46,7 @@ MOVE = "{{ const k = document.querySelector('[data-control=k]'); k.value = {}; k
 
 def first_picture(page: Page, folder: Path) -> dict[str, float]:
     """Seconds from the command to its page's address, and from there to the first picture in the browser."""
-    begin = time.perf_counter()
+    begin, used = time.perf_counter(), processor_seconds()
     command = [sys.executable, "-m", "sagkit", "explore", str(folder), "--no-show"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         address = next(line for line in process.stdout if line.startswith("http")).strip()
@@ -53,7 +55,14 @@ def first_picture(page: Page, folder: Path) -> dict[str, float]:
         page.wait_for_selector(".sag[data-shown]")
         shown = time.perf_counter()
         process.terminate()
-    return {"command to address": served - begin, "address to first picture": shown - served}
+    spent = {"processor seconds of the command": processor_seconds() - used}
+    return {"command to address": served - begin, "address to first picture": shown - served} | spent
+
+
+def processor_seconds() -> float:
+    """Of all child processes that have ended: what a busy machine does not lengthen."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return ended.ru_utime + ended.ru_stime
 
 
 def moves(page: Page, images: int) -> dict[str, list[float]]:
@@ -82,6 +91,7 @@ def main(threads: int = 2, out: str = "figures/results/bench/explore.json") -> N
         out: the record.
     """
     torch.set_num_threads(threads)
+    load = os.getloadavg()[0]
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright:
         for row, image in enumerate(make_shapes(FIRST, size=64).images):
@@ -101,7 +111,7 @@ def main(threads: int = 2, out: str = "figures/results/bench/explore.json") -> N
     for name, row in rows.items():
         print(f"{name:42s} median {row['median']:.3f} s, slowest {row['slowest']:.3f} s")
     command = " ".join(["python tests/bench_explore.py", *sys.argv[1:]])
-    write_record(Path(out), {"command": command, **provenance(), "threads": threads, "seconds": rows})
+    write_record(Path(out), {"command": command, **provenance(), "threads": threads, "load": load, "seconds": rows})
 
 
 if __name__ == "__main__":

@@ -110,10 +110,18 @@ class Explorer:
         first: the setting to begin with.
         title: what is explored, in a few words.
         call: how the same view is made again, with `{}` where the setting belongs.
+        credit: whose pictures these are, where they ask that it be said.
     """
 
-    def __init__(self, scene: Scene, first: Setting, title: str = "", call: str = "sagkit.explore(images{})"):
-        self.scene, self.first, self.title, self.call = scene, first, title, call
+    def __init__(
+        self,
+        scene: Scene,
+        first: Setting,
+        title: str = "",
+        call: str = "sagkit.explore(images{})",
+        credit: str = "",
+    ):
+        self.scene, self.first, self.title, self.call, self.credit = scene, first, title, call, credit
         self.batch_of = lru_cache(4)(self._search)  # kept by each explorer and not by the class
         self.graph_of = lru_cache(8)(self._connect)
         self.walks_of = lru_cache(8)(self._walk)
@@ -146,6 +154,7 @@ class Explorer:
         return {
             "kind": "explore",
             "title": self.title,
+            "credit": self.credit,
             "names": list(scene.names),
             "side": max(scene.images.shape[2:]),
             "labels": self._labels,

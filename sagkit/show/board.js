@@ -173,7 +173,7 @@ export function mount(el, ask) {
     board = make({ root, stage, begin, question, change, say: text => { said.textContent = text; }, get setting() { return setting; } });
     head.append(h("h2", null, begin.title), h("span", { className: "sag-spacer" }), ...board.tools, reset, saveMenu(root, () => board.code?.()));
     root.insertBefore(controls.element, frame);
-    root.append(said);
+    root.append(said, h("p", { className: "sag-note" }, begin.credit ?? ""));
     await change({});
     board.started?.();
   })();

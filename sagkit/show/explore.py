@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from sagkit import remedy
-from sagkit.data.load import NAMES, ImageSet, load_folder, load_images
+from sagkit.data.load import NAMES, ImageSet, attribution, load_folder, load_images
 from sagkit.model import IMAGENET_MEAN, IMAGENET_STD, Encoder, extract_features, make_encoder
 from sagkit.show.answers import Explorer, Setting
 from sagkit.show.maps import principal
@@ -89,11 +89,17 @@ def make_explorer(
     scene = make_scene(found.images, found.labels, found.class_names, features, names=found.paths, seed=seed)
     code = f"sagkit.explore({source}{f', {_in_code(encoder)}' if encoder is not None else ''}"
     code += f"{f', map_seed={seed}' if seed else ''}{{}})"
-    explorer = Explorer(scene, chosen, f"{len(found):,} images, {of}", code)
+    title = f"{name_of(images)}{len(found):,} images, {of}"
+    explorer = Explorer(scene, chosen, title, code, attribution(str(images)) if isinstance(images, str) else "")
     tell(f"{len(found):,} images: neighbours and walks")
     explorer.answer(chosen)  # refuses a first setting now, and is kept
     tell(f"{len(found):,} images, {of}: ready", end="\n")
     return explorer
+
+
+def name_of(images) -> str:
+    """What stands before a title: a folder's own name, or a data set's; nothing for arrays."""
+    return f"{Path(images).name}: " if isinstance(images, (str, Path)) else ""
 
 
 def image_set(images, labels=None, class_names=None) -> tuple[ImageSet, str]:

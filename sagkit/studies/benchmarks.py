@@ -123,7 +123,10 @@ def explore_table(found: dict) -> str:
     record = found["explore"]
     cells = {name: [f"{s['median']:.2f}", f"{s['slowest']:.2f}"] for name, s in record["seconds"].items()}
     frame = pd.DataFrame.from_dict(cells, orient="index", columns=["median s", "slowest s"])
-    notes = "In chromium, until the answer is painted; drawn images, features from pixels, the machine's other work on."
+    notes = (
+        "In chromium, until the answer is painted; drawn images, features from pixels. Before it began the machine had "
+        f"{record['load']:.1f} other processes to run."
+    )
     return f"{to_markdown(frame.rename_axis('what is waited for'))}\n\n{notes} {origin(record)}"
 
 

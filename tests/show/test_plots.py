@@ -270,3 +270,17 @@ def test_a_trial_map_has_each_trial_once_and_marks_and_joins_the_ones_it_is_told
     assert [text.get_text() for text in figure.legends[0].texts] == ["front", "tpe", "random", "best", "default"]
     looks = [(line.get_marker(), line.get_color()) for line in figure.axes[0].lines[1:]]
     assert len(set(looks)) == 4
+
+
+def test_a_method_looks_the_same_in_every_picture_and_no_other_looks_like_it():
+    from sagkit.show.plots.style import looks
+
+    names = ["SAG-VICReg", "sag-vicreg (random)", "VICReg", "another"]
+    assert looks(names)[0] == looks(["x", "y", "sag-vicreg"])[2] == (plots.PALETTE[1], "s")
+    assert looks(names)[2] == looks(["vicreg"])[0]
+    assert len(set(looks(names))) == 4
+    assert len(set(looks([f"row {i}" for i in range(8)]))) == 8
+    for colour in plots.PALETTE:  # readable on white: at least 2 to 1, where yellow has 1.3
+        light = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in light]
+        assert 1.05 / (0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] + 0.05) > 2

@@ -80,8 +80,10 @@ def test_notebooks_show_their_seconds_the_load_before_them_and_whether_cifar_was
 
 
 def test_exploring_shows_the_median_and_the_slowest_answer():
-    record = {**MADE, "seconds": {"click, 512 images": {"median": 0.123, "slowest": 0.456}}}
-    assert "| click, 512 images | 0.12 | 0.46 |" in explore_table({"explore": record})
+    record = {**MADE, "load": 7.46, "seconds": {"click, 512 images": {"median": 0.123, "slowest": 0.456}}}
+    text = explore_table({"explore": record})
+    assert "| click, 512 images | 0.12 | 0.46 |" in text
+    assert "had 7.5 other processes to run" in text
 
 
 def test_a_table_is_github_markdown():

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sagkit.show.plots.style import FAINT, INK, MARKERS, PALETTE, Picture, bare, grid_of, image_array, styled
+from sagkit.show.plots.style import FAINT, INK, MARKERS, PALETTE, Picture, bare, grid_of, image_array, looks, styled
 
 
 @styled
@@ -64,7 +64,7 @@ def comparison(figures: Mapping[str, Mapping[str, float]], columns: Sequence[str
     methods = list(figures)
     for axis, column, title in zip(axes[0], columns, titles, strict=True):
         values = [figures[method][column] for method in methods]
-        shown = axis.barh(methods, values, color=[PALETTE[i % len(PALETTE)] for i in range(len(methods))], height=0.62)
+        shown = axis.barh(methods, values, color=[colour for colour, _ in looks(methods)], height=0.62)
         axis.bar_label(shown, fmt="%.3f", padding=3)
         axis.set_xlim(min(0, *values), max(values) * 1.4)
         axis.set_title(title)
@@ -102,8 +102,8 @@ def curves(
     """
     figure, axes = grid_of(6, 3.4)
     axis = axes[0, 0]
-    for i, (name, (x, y)) in enumerate(series.items()):
-        look = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)], "markersize": 4}
+    for (name, (x, y)), (colour, marker) in zip(series.items(), looks(series), strict=True):
+        look = {"color": colour, "marker": marker, "markersize": 4}
         axis.plot(x, y, linestyle="-" if joined else "none", label=name, **look)
         if margins is not None and name in margins:
             y, half = np.asarray(y, dtype=float), np.asarray(margins[name], dtype=float)
@@ -176,8 +176,9 @@ def intervals(
     for axis, (title, rows) in zip(axes[0], panels.items(), strict=True):
         if nothing is not None:
             axis.axvline(nothing, color=INK, lw=1, ls="--", zorder=0)
-        for i, (values, centre, interval) in enumerate(rows.values()):
-            colour, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
+        for i, ((values, centre, interval), (colour, marker)) in enumerate(
+            zip(rows.values(), looks(rows), strict=True)
+        ):
             axis.plot(values, [i + 0.22] * len(values), ls="none", marker="|", ms=7, color=FAINT, mew=1.5)
             if interval is not None:
                 axis.plot(interval, [i, i], color=colour, lw=2.5, solid_capstyle="butt")

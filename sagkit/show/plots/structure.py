@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from sagkit.show.plots.style import FAINT, INK, MARKERS, PALETTE, Picture, grid_of, styled
+from sagkit.show.plots.style import FAINT, INK, MARKERS, PALETTE, Picture, grid_of, looks, styled
 
 
 @styled
@@ -66,8 +66,7 @@ def trees(
 def _looks(groups) -> dict:
     """Colour and marker of each group; groups that share a colour differ in marker."""
     known = sorted(set(np.asarray(groups).tolist()))
-    colours = [c for c in PALETTE if c != "#F0E442"]  # yellow is too faint for lines
-    return {g: (colours[i % len(colours)], MARKERS[i // len(colours) % len(MARKERS)]) for i, g in enumerate(known)}
+    return {g: (PALETTE[i % len(PALETTE)], MARKERS[i // len(PALETTE) % len(MARKERS)]) for i, g in enumerate(known)}
 
 
 def _tree(axis, tree: np.ndarray, groups, look: Mapping, title: str, mirrored: bool) -> list[int]:
@@ -137,8 +136,8 @@ def class_matrices(panels: Mapping[str, np.ndarray], order, groups, ranks: bool 
 def tradeoff(
     points: Mapping[str, Mapping[str, float]],
     floor: tuple[float, float] | None = None,
-    xlabel: str = "local: kNN accuracy",
-    ylabel: str = "global: Spearman over image pairs",
+    xlabel: str = "local: kNN accuracy (better →)",
+    ylabel: str = "global: Spearman over image pairs (better →)",
 ) -> Picture:
     """Local accuracy against global structure, a marker with its name for each embedding.
 
@@ -150,13 +149,12 @@ def tradeoff(
     """
     figure, axes = grid_of(7.4, 4.6)
     axis = axes[0, 0]
-    for i, point in enumerate(points.values()):
+    for point, (colour, marker) in zip(points.values(), looks(points), strict=True):
         x, y = point["x"], point["y"]
         bars = {}
         for key in ("x", "y"):
             if f"{key}_low" in point:
                 bars[f"{key}err"] = np.array([[point[key] - point[f"{key}_low"]], [point[f"{key}_high"] - point[key]]])
-        colour, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
         axis.errorbar(x, y, **bars, color=colour, marker=marker, ms=8, capsize=3, lw=1.4, ls="none")
     if floor is not None:
         mean, sd = floor

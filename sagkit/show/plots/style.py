@@ -1,6 +1,7 @@
 """The one style of every picture: palette, markers, fonts, and a figure that shows itself.
 
-Colours are Okabe and Ito's, which stay apart for colour-blind readers; a highlighted thing also differs in shape or
+Colours are Okabe and Ito's, which stay apart for colour-blind readers, with Tol's wine in place of their yellow, which
+white paper swallows; a highlighted thing also differs in shape or
 weight. [K]
 """
 
@@ -17,8 +18,20 @@ from matplotlib.figure import Figure
 from sagkit.data.files import write_atomically
 
 INK, FAINT = "#222222", "#b8bec7"
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#000000")
 MARKERS = "osD^vP*X"
+METHODS = {  # the same in every picture, whatever else it shows
+    "vicreg": (PALETTE[0], "o"),
+    "sag-vicreg": (PALETTE[1], "s"),
+    "dino": (PALETTE[2], "D"),
+    "i-jepa": (PALETTE[3], "^"),
+    "ijepa": (PALETTE[3], "^"),
+    "barlow-twins": (PALETTE[4], "v"),
+    "untrained": ("#7a828c", "P"),
+    "untrained network": ("#7a828c", "P"),
+    "pixels": (PALETTE[7], "X"),
+    "raw pixels": (PALETTE[7], "X"),
+}
 STYLE = {
     "font.size": 11,
     "axes.titlesize": 12,
@@ -35,6 +48,14 @@ STYLE = {
     "figure.dpi": 96,
     "savefig.dpi": 160,
 }
+
+
+def looks(names) -> list[tuple[str, str]]:
+    """Colour and marker of each name: a method's own, and for the others, in order, what no method here has."""
+    own = [METHODS.get(name.lower()) for name in names]
+    spare = [look for look in zip(PALETTE, MARKERS, strict=True) if look not in own]
+    rest = iter(range(len(own)))
+    return [look or spare[next(rest) % len(spare)] for look in own]
 
 
 class Picture(Figure):
