@@ -190,7 +190,6 @@ def bench_table(name: str, found: dict) -> str:
 
 RECORDS = {"neighbors": "walks", **dict.fromkeys(("duplicates", "anomalies", "look-alikes"), "pilot")}
 TABLES = {
-    "attack": attack_table,
     "training": training_table,
     "walks": walk_table,
     "neighbors": neighbor_table,
@@ -200,4 +199,5 @@ TABLES = {
     "duplicates": duplicate_table,
     "anomalies": anomaly_table,
     "look-alikes": look_alike_table,
+    "attack": attack_table,
 }

@@ -54,6 +54,7 @@ UNSEEN = {  # of the classes that were left out of training
 }
 SHOWN = ("method", "variant", "profile", "train_set", "seed", "config", "metrics", "core_seconds", "commit")
 SHOWN += ("processor", "evaluated_on")  # what a table cannot do without
+COST = ("parameters", "walk_share", "images_per_second", "seconds")  # nor what it cost
 PROBES = {"linear", "superclass_linear"}
 PERCENT = {"knn", "superclass_knn"} | PROBES | {key for key, title in UNSEEN.items() if title.endswith("%")}
 
@@ -184,7 +185,7 @@ def main(
         probe: and with them those of the linear probes, the slowest part.
         resamplings: judge runs that left out probes or intervals with them after all; 1,000 is what a run does.
     """
-    records = read_records(results, SHOWN)
+    records = read_records(results, (*SHOWN, *COST) if cost else SHOWN)
     if not records:
         raise FileNotFoundError(f"no run records under {results}: run sagkit train first")
     if reevaluate:

@@ -38,7 +38,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -528,14 +528,25 @@ def resume(trainer: Trainer) -> bool:
     if not trainer.checkpoint.exists():
         return False
     state = load_state(trainer.checkpoint)
-    if changed := _changes(trainer, state, "resume"):
-        raise ValueError(f"{trainer.checkpoint} is of another configuration ({changed}): delete it or set variant")
-    _same_images(trainer, state, trainer.checkpoint)
-    trainer.method.load_state_dict(state["method"])
-    _take(trainer, state)
-    _say_where(trainer, state, trainer.checkpoint)
-    trainer.origin, trainer.trunk = state["origin"], state.get("trunk")
+    with _fitting(trainer.checkpoint):
+        if changed := _changes(trainer, state, "resume"):
+            raise ValueError(f"{trainer.checkpoint} is of another configuration ({changed}): delete it or set variant")
+        _same_images(trainer, state, trainer.checkpoint)
+        trainer.method.load_state_dict(state["method"])
+        _take(trainer, state)
+        _say_where(trainer, state, trainer.checkpoint)
+        trainer.origin, trainer.trunk = state["origin"], state.get("trunk")
     return True
+
+
+@contextmanager
+def _fitting(path) -> Iterator[None]:
+    """Say of a state that is damaged, or of other code, which file it is in."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ValueError(f"{path} does not fit this run ({told}): delete it to begin anew, or set variant") from None
 
 
 def branch(trainer: Trainer, path: str) -> None:
