@@ -1,4 +1,4 @@
-# make demo: fresh machine -> virtual environment -> the tour notebook on the procedural data set.
+# make demo: fresh machine -> virtual environment -> the tour notebook on emoji, whose runs are stored; TRAIN=1 trains them now.
 # make check: style, types and the fast tests. make test: everything CI checks.
 # Each installs what it needs; PYTHON chooses the interpreter (3.10 or newer). All they write is ignored by git.
 PYTHON ?= python3
@@ -24,7 +24,7 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 demo: install
 	@begin=$$(date +%s); \
 	mkdir -p runs/tour && cd notebooks && \
-	$(BIN)/papermill 00_tour.ipynb ../runs/tour/00_tour.ipynb -p out ../runs/tour -r stored "" --log-output && \
+	$(BIN)/papermill 00_tour.ipynb ../runs/tour/00_tour.ipynb -p out ../runs/tour $(if $(TRAIN),-r stored "") --log-output && \
 	cat ../runs/tour/table.md && \
 	echo "demo: $$(($$(date +%s) - begin)) s after installation"
 
@@ -60,7 +60,7 @@ bench: install
 attack: install
 	$(BIN)/python tests/attack/attack.py
 
-# Pictures for a talk, SVG and PNG, from the procedural set and the committed records.
+# Pictures for a talk, SVG and PNG, from emoji and the committed records.
 figures: install
 	$(BIN)/sagkit study figures --talk --out runs/figures
 
