@@ -223,3 +223,55 @@ def schedule(warmup: float, epochs: int, method: str, walk: tuple[str, str] | No
         "it refines an embedding and does not make one. When it starts and how fast it rises are this kit's decisions; "
         "the paper's abstract does not say (`figures/METHOD.md`)."
     )
+
+
+def counted(n: int, what: str) -> str:
+    """A number with its noun: "No files", "1 file", "2 files"."""
+    return f"{n or 'No'} {what}{'' if n == 1 else 's'}"
+
+
+def beside_baselines(structure: Mapping[str, Mapping[str, float]], precision: Mapping[str, float]) -> str:
+    """What an encoder's label-free score is beside raw pixels', by their intervals, and its precision beside theirs."""
+    own, raw = structure["this encoder"], structure["raw pixels"]
+    told = f"Structure of this encoder is {own['label_free']:.2f}, of raw pixels {raw['label_free']:.2f}: "
+    if own["label_free_low"] > raw["label_free_high"]:
+        told += "above, with intervals that do not touch."
+    elif own["label_free_high"] < raw["label_free_low"]:
+        told += "**below raw pixels**, with intervals that do not touch: this encoder is no help here."
+    else:
+        told += "**the intervals overlap**, so nothing is shown."
+    if precision:
+        others = [f"{value:.2f} by {name}" for name, value in precision.items() if name != "this encoder"]
+        told += f" Of a picture's ten nearest {precision['this encoder']:.2f} share its class folder, {listed(others)}."
+    return told
+
+
+def areas_reading(auroc: Mapping[str, Mapping[str, float]], kinds: Mapping[str, Mapping[str, float]]) -> str:
+    """Of AUROC by embedding and score: the best score of this encoder and of raw pixels; and the hardest kind."""
+    if not auroc:
+        return "Without known anomalies there is no AUROC: scores rank pictures, and a look decides."
+    own, raw = auroc["this encoder"], auroc["raw pixels"]
+    best, plain = max(own, key=own.__getitem__), max(raw, key=raw.__getitem__)
+    told = f"Best by this encoder is {best}, {own[best]:.2f}; by raw pixels {plain}, {raw[plain]:.2f}."
+    if kinds:
+        mean = {kind: sum(of.values()) / len(of) for kind, of in kinds.items()}
+        hardest = min(mean, key=mean.__getitem__)
+        told += f" Hardest are the pictures of kind *{hardest}* ({mean[hardest]:.2f} on average over scores)."
+    return told
+
+
+def vectors_reading(figures: Mapping[tuple[str, str], Mapping[str, float]]) -> str:
+    """Of kNN by set and embedding: whether a trained encoder is above raw values, and above an untrained one."""
+    told = []
+    for name in dict.fromkeys(of for of, _ in figures):
+        best = max(figures[name, method]["knn"] for method in ("vicreg", "sag-vicreg"))
+        raw, untrained = figures[name, "raw values"]["knn"], figures[name, "untrained"]["knn"]
+        over = [
+            what for what, value in (("raw values", raw), ("an untrained network", untrained)) if best > value + 0.02
+        ]
+        told.append(
+            f"{name.capitalize()}: kNN {best:.2f} by the better trained encoder, {raw:.2f} by raw values, "
+            f"{untrained:.2f} untrained; training is "
+            + (f"clearly above {listed(over)}." if over else "**not clearly above either**.")
+        )
+    return " ".join(told)

@@ -3,8 +3,8 @@
     sagkit study figures                             README's and the results', as PNG, into figures/talk
     sagkit study figures --talk --out runs/figures   all, as SVG, too
 
-Images are the procedural `shapes`, features the first 32 principal components of their pixels, so that the command
-needs neither a download nor a training; figures about CIFAR-100 are read from the committed records. Each file
+Images are emoji, features the first 32 principal components of their pixels, so that the command needs neither a
+download nor a training; the tree is that of the procedural `shapes`. Figures about CIFAR-100 are read from the committed records. Each file
 keeps the digest of what it shows (`content`), by which a test holds the committed ones to the committed records. [K]
 """
 
@@ -21,6 +21,7 @@ from matplotlib.text import Text
 from sklearn.decomposition import PCA
 
 from sagkit.augment import Augmentation, two_views
+from sagkit.data.emoji import ATTRIBUTION
 from sagkit.data.load import load_images
 from sagkit.data.taxonomy import tree_distances
 from sagkit.graph import similarity_graph
@@ -50,8 +51,9 @@ def _is_tick(text: Text) -> bool:
 
 
 def pixel_scene(images: int = 512, seed: int = 0) -> scenes.Scene:
-    """One batch of shapes with principal components as features."""
-    batch = load_images("shapes", "test").subset(slice(images))
+    """One batch of emoji with principal components as features."""
+    emoji = load_images("emoji", size=64)
+    batch = emoji.subset(torch.randperm(len(emoji), generator=torch.Generator().manual_seed(seed))[:images])
     flat = batch.images.flatten(1).numpy() / 255.0
     features = torch.as_tensor(PCA(32, random_state=seed).fit_transform(flat), dtype=torch.float32)
     return scenes.make_scene(batch.images, batch.labels, batch.class_names, features, seed=seed)
@@ -66,9 +68,10 @@ def method_picture(scene: scenes.Scene, nodes: int = 30, k: int = 4, length: int
     visited = torch.tensor([len(set(path)) for path in paths.tolist()])
     order = (visited * 10 + weight).argsort(descending=True)[:4].tolist()  # the walks that show most, surest first
     pairs = [(int(paths[i, 0]), int(paths[i, -1]), float(weight[i])) for i in order]
-    a, b = two_views(images, Augmentation(size=32), generator)
+    a, b = two_views(images, Augmentation(size=64), generator)
     drawn = graph.to_networkx()
-    return plots.method_diagram(images, a, b, drawn, plots.graph_layout(drawn), paths[order[0]].tolist(), pairs)
+    figure = plots.method_diagram(images, a, b, drawn, plots.graph_layout(drawn), paths[order[0]].tolist(), pairs)
+    return plots.credited(figure, ATTRIBUTION)
 
 
 def shapes_tree() -> plots.Picture:
@@ -146,8 +149,8 @@ def main(out: Path = Path("figures/talk"), results: Path = Path("figures/results
     scene = pixel_scene()
     pictures = {"method": method_picture(scene), **of_records(results)}
     if talk:
-        pictures["walk"] = scenes.walk_view(scene, start=5, length=4, seed=1)
-        pictures["pairs"] = scenes.pairing_view(scene, anchor=5, length=1, k=3, mutual=False)
+        pictures["walk"] = plots.credited(scenes.walk_view(scene, start=16, length=4, seed=1), ATTRIBUTION)
+        pictures["pairs"] = plots.credited(scenes.pairing_view(scene, anchor=16, length=1, k=3), ATTRIBUTION)
         pictures["tree"] = shapes_tree()
     for name, picture in pictures.items():
         if picture is not None:
