@@ -63,7 +63,7 @@ def tour_verdict(
     floor = table[best]["Spearman"]
     values = listed([f"{table[name]['Spearman']:.3f}" for name in trained])
     lead = [table[name]["Spearman"] / floor for name in trained]
-    how = listed([f"{ratio:.1f}" for ratio in lead])
+    how = listed([f"{ratio:.2f}" for ratio in lead])
     if min(lead) >= CLEAR:
         first = f"**Training shows.** Spearman of {listed(trained)} is {values}: {how} times the best floor"
     elif min(lead) > 1:
@@ -74,9 +74,11 @@ def tour_verdict(
         )
     first += f" ({best}, {floor:.3f})."
     pure = [table[name]["group purity"] for name in trained]
+    plain = [f"{table[name]['group purity']:.0%} by {name}" for name in floors]
     second = (
         f"Of the pairs that walks find, {listed([f'{p:.0%}' for p in pure])} join two images of one group, where "
-        f"chance is {chance:.0%}: {'more' if min(pure) >= 2 * chance else '**not** more'} than twice as many."
+        f"chance is {chance:.0%}: {'more' if min(pure) >= 2 * chance else '**not** more'} than twice as many; "
+        f"{listed(plain)}."
     )
     walk, other = table[trained[-1]]["Spearman"], table[control]["Spearman"]
     third = (

@@ -4,8 +4,9 @@
     sagkit study figures --talk --out runs/figures   all, as SVG, too
 
 Images are emoji, features the first 32 principal components of their pixels, so that the command needs neither a
-download nor a training; the tree is that of the procedural `shapes`. Figures about CIFAR-100 are read from the committed records. Each file
-keeps the digest of what it shows (`content`), by which a test holds the committed ones to the committed records. [K]
+download nor a training; the tree is that of the procedural `shapes`. Figures about CIFAR-100 are read from the
+committed records. Each file keeps the digest of what it shows (`content`), by which a test holds the committed ones to
+the committed records. [K]
 """
 
 from __future__ import annotations

@@ -27,13 +27,13 @@ def test_the_tours_verdict_follows_the_best_floor(factor, said):
     told = verdict(scaled)
     assert told.startswith(f"**{said}**")
     assert f"{factor * 0.18:.3f} and {factor * 0.2:.3f}" in told
-    assert f"{factor * 1.8:.1f} and {factor * 2:.1f} times the best floor (pixels, 0.100)" in told
+    assert f"{factor * 1.8:.2f} and {factor * 2:.2f} times the best floor (pixels, 0.100)" in told
     assert f"{abs(factor * 0.2 - 0.19):.3f} {'above' if factor == 1 else 'below'} it" in told
 
 
 def test_the_tours_verdict_on_purity_follows_chance():
-    assert ": more than twice as many." in verdict(WELL)
-    assert ": **not** more than twice as many." in verdict(WELL, chance=0.26)
+    assert ": more than twice as many; 40% by pixels and 30% by untrained." in verdict(WELL)
+    assert ": **not** more than twice as many; 40% by pixels" in verdict(WELL, chance=0.26)
 
 
 def test_purity_by_length_says_how_it_goes():
