@@ -19,6 +19,7 @@ import io
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import redirect_stderr, suppress
 from importlib import import_module
@@ -62,7 +63,8 @@ def main(words: list[str] | None = None) -> None:
         near = difflib.get_close_matches(name, table, n=1) or table
         refuse(prog, f"unknown command {name!r}: did you mean {', '.join(near)}?")
     prog, command = f"{prog} {name}", table[name]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what a batch system sends ends as Ctrl-C does
+    if threading.current_thread() is threading.main_thread():  # what a batch system sends ends as Ctrl-C does
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         (train if name == "train" else call)(command, prog, words)
     except ModuleNotFoundError as error:
