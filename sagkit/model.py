@@ -106,7 +106,7 @@ def make_encoder(name: str, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), pretra
     size = None
     if name.startswith("timm:"):
         backbone, width = _timm_backbone(name.removeprefix("timm:"), pretrained)
-        trained = backbone.pretrained_cfg
+        trained: Any = backbone.pretrained_cfg
         if pretrained:
             mean, std = trained["mean"], trained["std"]
         if pretrained or trained.get("fixed_input_size"):  # some transformers refuse any other

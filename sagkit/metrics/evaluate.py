@@ -77,9 +77,9 @@ def evaluate(
     features = extract_features(encoder, queries.images)
     if bank.labels is None:
         coarse, distances = coarse_of(data, queries.class_names), references(data, queries.class_names)
-        return figures | arrangement(features, queries.labels, distances, coarse, resamplings)
+        return figures | arrangement(features, cast(Tensor, queries.labels), distances, coarse, resamplings)
     banked = extract_features(encoder, bank.images)
-    return figures | judged(banked, bank.labels, features, queries, data, probe, resamplings)
+    return figures | judged(banked, cast(Tensor, bank.labels), features, queries, data, probe, resamplings)
 
 
 def check_sets(bank: Examples, queries: Examples, data: str) -> None:
@@ -192,7 +192,7 @@ def structure(
     A further reference in which all classes that occur are equally far apart has no order, and is left out; a single
     class has none at all.
     """
-    figures = {}
+    figures: dict[str, float] = {}
     if not _differ(labels):
         return figures
     for i, (reference, matrix) in enumerate(distances.items()):
