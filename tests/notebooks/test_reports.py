@@ -53,8 +53,11 @@ def store(folder: Path, method: str, log: list[dict], collapsed: bool) -> dict:
                 parameter.zero_()
     save_encoder(path.with_suffix(".safetensors"), encoder, SMALL["encoder"])
     figures = {"knn": 0.1, "spearman_pairs": 0.0, "spearman_centroid": 0.0}
-    record = {"config": made.to_dict(), "log": log, "metrics": figures, "core_seconds": 60.0, "walk_share": 0.0}
-    path.write_text(json.dumps(record | {"processor": "none", "method": method, "seed": 0}))
+    record = {name: getattr(made, name) for name in ("method", "variant", "profile", "data", "seed")}
+    record |= {name: "none" for name in ("train_set", "evaluated_on", "command", "commit", "processor")}
+    record |= {"config": made.to_dict(), "log": log, "metrics": figures, "parameters": 1}
+    record |= {"seconds": {}, "core_seconds": 60.0, "walk_share": 0.0}
+    path.write_text(json.dumps(record))
     return {"method": method, "epochs": 4, "results": str(folder)}
 
 
