@@ -205,7 +205,7 @@ def matching_row(row: str, baseline: str, rows: Iterable[str]) -> str:
 
 
 def row_name(record: dict) -> str:
-    """The row of a table that a record, or entry.json, names: its method and variant, if any, or that it is untrained."""
+    """The row of a table that a record, or entry.json, names: method and variant, if any, or that it is untrained."""
     variant = "untrained" if record.get("config", {}).get("epochs") == 0 else record["variant"]
     return record["method"] if variant == "default" else f"{record['method']} ({variant})"
 

@@ -54,7 +54,7 @@ def store(folder: Path, method: str, log: list[dict], collapsed: bool) -> dict:
     save_encoder(path.with_suffix(".safetensors"), encoder, SMALL["encoder"])
     figures = {"knn": 0.1, "spearman_pairs": 0.0, "spearman_centroid": 0.0}
     record = {name: getattr(made, name) for name in ("method", "variant", "profile", "data", "seed")}
-    record |= {name: "none" for name in ("train_set", "evaluated_on", "command", "commit", "processor")}
+    record |= dict.fromkeys(("train_set", "evaluated_on", "command", "commit", "processor"), "none")
     record |= {"config": made.to_dict(), "log": log, "metrics": figures, "parameters": 1}
     record |= {"seconds": {}, "core_seconds": 60.0, "walk_share": 0.0}
     path.write_text(json.dumps(record))
@@ -81,6 +81,8 @@ def test_what_the_report_says_of_a_run_holds_for_it(kind, tmp_path, monkeypatch)
     if kind == "gone wrong":
         given |= store(tmp_path / "stored", "sag-vicreg", BAD, collapsed=True)
     space, told = cells(**given, out=str(tmp_path / "out"))
+    made = [json.loads(path.read_text()) for path in (tmp_path / "out/results").rglob("*.json")]
+    assert [(run["method"], len(run["log"])) for run in made] == [("sag-vicreg", 1)] * (kind == "trained now")
     for text in told.values():
         check_moves(text)
     log, record = space["log"], space["record"]
