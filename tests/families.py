@@ -98,10 +98,10 @@ def dark(draw: np.random.Generator) -> Image.Image:
 
 
 def logos(draw: np.random.Generator) -> Image.Image:
-    """A flat mark on white: one or two shapes of one colour."""
+    """A flat mark on white: three shapes, since two marks of one triangle each may well be copies."""
     mark = Image.new("RGB", (SIDE, SIDE), "white")
     pen = ImageDraw.Draw(mark)
-    for _ in range(int(draw.integers(1, 3))):
+    for _ in range(3):
         x, y = draw.uniform(30, 120, 2)
         box = (x, y, x + draw.uniform(60, 110), y + draw.uniform(60, 110))
         colour = tuple(int(v) for v in draw.integers(0, 200, 3))

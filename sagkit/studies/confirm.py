@@ -111,7 +111,7 @@ def _run(config: Config, images: dict) -> dict:
         run = json.loads(path.read_text())
         if run["metrics"] and not differing(run["config"], config.to_dict(), "study"):
             return run
-    return fit(config, **images, progress=False).record
+    return fit(replace(config, overwrite=True), **images, progress=False).record
 
 
 def main(studies: tuple[Path, ...], out: Path, seeds: int = 3, work_folder: Path = Path("runs/confirm")) -> None:
