@@ -72,9 +72,9 @@ def picture_board(draw: Callable[..., Picture], controls: list[dict], name: str,
     setting |= first
 
     def answer(chosen: Mapping[str, Any]) -> dict:
-        figure, drawn = draw(**chosen), BytesIO()
-        figure.savefig(drawn, format="svg")
-        return {"url": f"data:image/svg+xml;base64,{b64encode(drawn.getvalue()).decode()}", "says": figure.says}
+        figure, buffer = draw(**chosen), BytesIO()
+        figure.savefig(buffer, format="svg")
+        return {"url": f"data:image/svg+xml;base64,{b64encode(buffer.getvalue()).decode()}", "says": figure.says}
 
     answer(setting)
 

@@ -45,8 +45,8 @@ def roles(studies: Sequence[dict], score: str = "spearman_pairs") -> dict[str, d
         raise ValueError(f"studies {', '.join(s['study'] for s in studies)}: two of one name, rename one's record")
     first, found, known = studies[0], {}, []
     for study in studies:
-        if found := differing(first["base"], study["base"], "study"):
-            raise ValueError(f"{first['study']} and {study['study']} differ in {', '.join(found)}: not comparable")
+        if unlike := differing(first["base"], study["base"], "study"):
+            raise ValueError(f"{first['study']} and {study['study']} differ in {', '.join(unlike)}: not comparable")
         done = {row["slot"]: row for row in study["trials"] if row["state"] == "complete"}
         if any(score not in row for row in done.values()):
             raise ValueError(f"{study['study']} has trials without {score}: labels must be known")

@@ -149,11 +149,13 @@ def writes(node: ast.Call) -> bool:
 
 
 def inside(tree: ast.AST) -> set[ast.AST]:
-    """What stands in what is handed to `write_atomically`: a lambda, or a function of that file called `write`."""
+    """What stands in what is handed to `write_atomically`, a lambda or a function called `write`, or in a folder that
+    goes with its block."""
     found = set()
     for node in ast.walk(tree):
         handed = isinstance(node, ast.Call) and getattr(node.func, "id", "") == "write_atomically"
-        if handed or (isinstance(node, ast.FunctionDef) and node.name == "write"):
+        passing = isinstance(node, ast.With) and "TemporaryDirectory" in ast.unparse(node.items[0])
+        if handed or passing or (isinstance(node, ast.FunctionDef) and node.name == "write"):
             found |= set(ast.walk(node))
     return found
 
