@@ -327,7 +327,7 @@ class Watch:
             event == "open" and isinstance(given[0], str | bytes) and given[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         ):
             path = os.path.realpath(os.fsdecode(given[0]))
-            if not path.startswith((self.place, "/dev/", "/proc/")) and not path.endswith(".pyc"):
+            if not path.startswith((self.place, "/dev/", "/proc/")) and "__pycache__" not in path:
                 self.seen.append(f"wrote {path}")
 
 
