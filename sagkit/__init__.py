@@ -96,9 +96,15 @@ def require(name: str, value: Any, interval: str, remedy: str, whole: bool = Fal
     number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
     if not number:
         raise ValueError(f"{name} must be a {'whole ' if whole else ''}number {said}, got {value!r}: {remedy}")
-    above = value >= low if interval[0] == "[" else value > low
-    if not (above and (value <= high if interval[-1] == "]" else value < high)):
+    if not lies_in(value, interval):
         raise ValueError(f"{name} must be {said}, got {value}: {remedy}")
+
+
+def lies_in(value: Any, interval: str) -> bool:
+    """Whether a number lies in an interval such as "[0, 1)"; NaN lies in none, infinity beyond every open end."""
+    low, high = map(float, interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    return bool(above and (value <= high if interval[-1] == "]" else value < high))  # of a numpy scalar, too
 
 
 _HOMES = {

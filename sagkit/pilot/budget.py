@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import tempfile
@@ -21,7 +20,7 @@ import torch
 from sagkit.data.folder import printable
 from sagkit.data.load import ImageSet
 from sagkit.train.config import Config, configure
-from sagkit.train.record import load_encoder, load_state, run_path
+from sagkit.train.record import load_encoder, load_state, read_record, run_path
 from sagkit.train.trainer import Run, Trainer, fingerprint, fit, make_fabric, native_precision
 
 LEAST_EPOCHS, MOST_EPOCHS = 10, 400
@@ -81,7 +80,7 @@ def interrupted_epochs(config: Config) -> int | None:
     return load_state(checkpoint)["config"]["epochs"] if checkpoint.exists() else None
 
 
-def finished(config: Config, images: ImageSet, epochs: int | None) -> Run | None:
+def earlier_training(config: Config, images: ImageSet, epochs: int | None) -> Run | None:
     """The training that an earlier call finished in the same place; None where there is none.
 
     Args:
@@ -95,7 +94,7 @@ def finished(config: Config, images: ImageSet, epochs: int | None) -> Run | None
     path = run_path(config, config.results)
     if not (path.exists() and path.with_suffix(".safetensors").exists()):
         return None
-    record = json.loads(path.read_text())
+    record = read_record(path)
     done = record["config"]["epochs"]
     if record.get("fingerprint") != fingerprint(images):
         raise ValueError(f"{path} was trained on other images than are in {config.data} now: give another --out")
@@ -134,7 +133,7 @@ def train_within(
     """
     check_length(minutes, epochs)
     unlabelled, config = ImageSet(images.images), settings(len(images), out, source, seed=seed, device=device)
-    if earlier := finished(config, unlabelled, epochs):
+    if earlier := earlier_training(config, unlabelled, epochs):
         if progress:
             print(printable(f"{earlier.path} is used; another --out trains anew"))
         return earlier, None

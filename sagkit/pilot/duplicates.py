@@ -76,7 +76,7 @@ def copies(images: Tensor, rows: Tensor) -> Iterator[Tensor]:
     """Pairs (P, 2) of positions in `rows` whose images are copies, a chunk at a time."""
     if len(rows) < 2:
         return
-    seen = looks(images, rows)
+    seen = coarse_crops(images, rows)
     most = min(NEAREST, len(rows) - 1)
     signs = hashes(images, rows)
     agreement, by_hash = nearest_neighbors(F.normalize(signs, dim=1), most)
@@ -113,7 +113,7 @@ def hashes(images: Tensor, rows: Tensor) -> Tensor:
     return torch.from_numpy(np.stack(found)).float() * 2 - 1
 
 
-def looks(images: Tensor, rows: Tensor) -> Tensor:
+def coarse_crops(images: Tensor, rows: Tensor) -> Tensor:
     """Standardised pixels of each image and of its nine crops, float16 (M, 10, COARSE²)."""
     found = torch.empty(len(rows), len(starts()), COARSE**2, dtype=torch.float16)
     for part in torch.arange(len(rows)).split(CHUNK):

@@ -227,9 +227,14 @@ def schedule(warmup: float, epochs: int, method: str, walk: tuple[str, str] | No
     )
 
 
-def counted(n: int, what: str) -> str:
-    """A number with its noun: "No files", "1 file", "2 files"."""
-    return f"{n or 'No'} {what}{'' if n == 1 else 's'}"
+def counted(n: int, one: str, many: str = "") -> str:
+    """A number with its noun: "1 edge", "2,000 edges"."""
+    return f"{n:,} {one if n == 1 else many or f'{one}s'}"
+
+
+def counted_first(n: int, one: str) -> str:
+    """The same at the beginning of a sentence: "No files", "1 file"."""
+    return counted(n, one) if n else f"No {one}s"
 
 
 def beside_baselines(structure: Mapping[str, Mapping[str, float]], precision: Mapping[str, float]) -> str:

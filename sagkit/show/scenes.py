@@ -20,6 +20,7 @@ from sagkit.graph import similarity_graph
 from sagkit.loss import covariance, invariance, sag_vicreg_loss, variance, walk_term
 from sagkit.show import plots
 from sagkit.show.answers import ALIKE, Explorer, Setting
+from sagkit.show.prose import counted
 from sagkit.show.scene import Scene, make_scene
 from sagkit.walk import sample_pairs
 
@@ -205,11 +206,6 @@ def dendrogram_view(scene: Scene, clusters: int, method: str = "average"):
         against = counted(len(set(groups)), "superclass", "superclasses")
         figure.says = f"{counted(clusters, 'cluster')} against {against}: adjusted Rand index {score:.3f} (chance 0)."
     return figure
-
-
-def counted(n: int, one: str, many: str = "") -> str:
-    """A number with its noun: "1 edge", "2,000 edges"."""
-    return f"{n:,} {one if n == 1 else many or f'{one}s'}"
 
 
 def _named(scene: Scene, row: int) -> str:

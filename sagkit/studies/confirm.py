@@ -23,7 +23,7 @@ from sagkit.data.load import load_images
 from sagkit.metrics.stats import Summary
 from sagkit.studies.tune import NAMED_TRIALS, RECORDED
 from sagkit.train.config import Config, differing
-from sagkit.train.record import provenance, run_path, write_record
+from sagkit.train.record import provenance, read_record, run_path, write_record
 from sagkit.train.trainer import fit
 
 LABELS = "labels' choice"
@@ -108,7 +108,7 @@ def _run(config: Config, images: dict) -> dict:
     """The record of one run, made where there is none of this setting."""
     path = run_path(config, config.results)
     if path.exists():
-        run = json.loads(path.read_text())
+        run = read_record(path)
         if run["metrics"] and not differing(run["config"], config.to_dict(), "study"):
             return run
     return fit(replace(config, overwrite=True), **images, progress=False).record

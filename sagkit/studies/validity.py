@@ -77,7 +77,7 @@ class JudgedSplit(NamedTuple):
     views: dict[str, torch.Tensor]
 
 
-def cache_folder(cache: str | Path, data: str, n: int, seed: int, splits: dict[str, JudgedSplit]) -> Path:
+def study_folder(cache: str | Path, data: str, n: int, seed: int, splits: dict[str, JudgedSplit]) -> Path:
     """Where finished members of one study lie: another n, seed, other images or other code have another folder."""
     house, digest = Path(__file__).parents[1], hashlib.sha256(f"{data} {n} {seed}".encode())
     for source in sorted(path for place in JUDGES for path in house.glob(place)):
@@ -250,7 +250,7 @@ def main(
     splits = {split: prepare(load_images(data, split), data, n, seed) for split in ("val", "test")}
     reference = splits["val"].images[:2000]
     members = distinct(zoo(results, train_sets or (data,), reference), reference[:50])
-    half, rows, folder = sides(members), [], cache_folder(cache, data, n, seed, splits)
+    half, rows, folder = sides(members), [], study_folder(cache, data, n, seed, splits)
     for member in members:
         kept = folder / f"{member.name.replace('/', '_')}-{features_print(member, reference[:50]):08x}.json"
         if kept.exists():

@@ -23,6 +23,8 @@ from collections.abc import Iterable
 from dataclasses import Field, asdict, dataclass, field, fields, make_dataclass, replace
 from typing import Annotated, Any, Literal
 
+from sagkit import lies_in
+
 ROLES = ("model", "data", "optimiser", "pairing", "host", "record")
 METHODS = ("vicreg", "sag-vicreg", "barlow-twins", "dino", "ijepa")
 WALKING = ("sag-vicreg", "barlow-twins")  # methods that may walk
@@ -263,17 +265,10 @@ def check(config: Config) -> None:
             )
     for f in fields(Config):
         value, among = getattr(config, f.name), f.metadata["among"]
-        if isinstance(among, str) and not _inside(value, among):
+        if isinstance(among, str) and not lies_in(value, among):
             low, high = among[1:-1].split(", ")
             bound = f"be {'at least' if among[0] == '[' else 'above'} {low}" if high == "inf" else f"lie in {among}"
             raise ValueError(f"{f.name} must {bound}, got {value}: {f.metadata['help']} (default {f.default})")
-
-
-def _inside(value: float, interval: str) -> bool:
-    """Whether a number lies in an interval such as "[0, 1)"; NaN and infinity lie in none."""
-    low, high = map(float, interval[1:-1].split(","))
-    above = value >= low if interval[0] == "[" else value > low
-    return above and (value <= high if interval[-1] == "]" else value < high)
 
 
 _BY_ROLE = {role: {f.name for f in fields(Config) if f.metadata["role"] == role} for role in ROLES}

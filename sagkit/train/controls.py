@@ -83,19 +83,19 @@ def _of_dataset(pairs: str, groups: Tensor | None, **settings) -> Pairing:
     return OracleDatasetPairing(groups, **settings) if pairs == "oracle" else DatasetPairing(**settings)
 
 
-def anybody(ends: Float[Tensor, " N"], anchors: int) -> Float[Tensor, "A N"]:
+def anybody(ends: Callable[[], Tensor], blank: Float[Tensor, "A N"]) -> Float[Tensor, "A N"]:
     """Every node but the anchor alike."""
-    return torch.ones(anchors, len(ends), device=ends.device).fill_diagonal_(0)
+    return torch.ones_like(blank).fill_diagonal_(0)
 
 
-def as_walks_end(ends: Float[Tensor, " N"], anchors: int) -> Float[Tensor, "A N"]:
+def as_walks_end(ends: Callable[[], Tensor], blank: Float[Tensor, "A N"]) -> Float[Tensor, "A N"]:
     """Every node but the anchor, as the walks of all anchors end there."""
-    return ends.clamp(min=LEAST).repeat(anchors, 1).fill_diagonal_(0)
+    return ends().clamp(min=LEAST).repeat(len(blank), 1).fill_diagonal_(0)
 
 
-def itself(ends: Float[Tensor, " N"], anchors: int) -> Float[Tensor, "A N"]:
+def itself(ends: Callable[[], Tensor], blank: Float[Tensor, "A N"]) -> Float[Tensor, "A N"]:
     """The anchor."""
-    return torch.eye(anchors, len(ends), device=ends.device)
+    return torch.ones_like(blank).tril().triu()
 
 
 LAWS = {"random": anybody, "hub": as_walks_end, "own": itself}
@@ -105,19 +105,24 @@ class OtherPartner(WalkPairing):
     """A walk's pairs with their weights, and partners that it did not choose.
 
     Args:
-        law: from the total weight of the walks that end on each node (N,) and the number of anchors, how likely each
-            node is each anchor's partner (A, N), up to a factor by row.
+        law: how likely each node is each anchor's partner (A, N), up to a factor by row; from a function that gives the
+            total weight of the walks that end on each node (N,), which not every law asks for, and from zeros (A, N).
         **settings: what WalkPairing takes.
     """
 
-    def __init__(self, law: Callable[[Tensor, int], Tensor], **settings):
+    def __init__(self, law: Callable[[Callable[[], Tensor], Tensor], Tensor], **settings):
         super().__init__(**settings)
         self.law = law
 
     def walked(self, graph: Graph, anchors: int) -> Pairs | Ends:
         found, n = super().walked(graph, anchors), len(graph)
-        every = expected_ends(graph, self.length, anchors=anchors, restart=self.restart, confident=self.confident)
-        law = self.law(every.to_dense(n).sum(dim=0), anchors)
+
+        def ends() -> Tensor:
+            walks = {"anchors": anchors, "restart": self.restart, "confident": self.confident}
+            every = found if isinstance(found, Ends) else expected_ends(graph, self.length, **walks)
+            return every.to_dense(n).sum(dim=0)
+
+        law = self.law(ends, torch.zeros(anchors, n, device=graph.neighbors.device))
         if isinstance(found, Ends):
             weight = found.weight.sum(dim=1, keepdim=True) * law / law.sum(dim=1, keepdim=True)
             return _all_nodes(weight)
