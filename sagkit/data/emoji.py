@@ -35,7 +35,7 @@ from sagkit.data.decode import cache_folder
 from sagkit.data.files import write_atomically
 
 HELD_OUT = 400  # emoji of split "test"
-ATTRIBUTION = "Emoji: OpenMoji (openmoji.org), CC BY-SA 4.0; groups: Unicode"
+ATTRIBUTION = "Emoji: OpenMoji (openmoji.org), CC BY-SA 4.0; classes: Unicode"
 DRAWN = 96  # least side in pixels that is drawn, then averaged to the side asked for
 PRIVATE = 0xF0000  # first of 65,534 characters that Unicode leaves to whoever uses them
 SELECTOR = 0xFE0F  # asks for the emoji and not the text form; some of the font's ligatures go without it

@@ -4,9 +4,14 @@ import pytest
 
 from sagkit.show import prose
 
-WELL = {"vicreg": {"Spearman": 0.18, "group purity": 0.5}, "sag-vicreg": {"Spearman": 0.2, "group purity": 0.6}}
-FLOORS = {"pixels": {"Spearman": 0.1, "group purity": 0.4}, "untrained": {"Spearman": 0.08, "group purity": 0.3}}
-CONTROL = {"random": {"Spearman": 0.19, "group purity": 0.5}}
+
+def row(spearman, purity):
+    return {"Spearman": spearman, "superclass purity": purity}
+
+
+WELL = {"vicreg": row(0.18, 0.5), "sag-vicreg": row(0.2, 0.6)}
+FLOORS = {"pixels": row(0.1, 0.4), "untrained": row(0.08, 0.3)}
+CONTROL = {"random": row(0.19, 0.5)}
 
 
 def verdict(trained, chance=0.125):
@@ -29,6 +34,9 @@ def test_the_tours_verdict_follows_the_best_floor(factor, said):
     assert f"{factor * 0.18:.3f} and {factor * 0.2:.3f}" in told
     assert f"{factor * 1.8:.2f} and {factor * 2:.2f} times the best floor (pixels, 0.100)" in told
     assert f"{abs(factor * 0.2 - 0.19):.3f} {'above' if factor == 1 else 'below'} it" in told
+    (proof,) = (part for part in told.split("\n\n") if part.startswith("**What this does and does not prove.**"))
+    assert ("hardly more" in proof, "**no** more" in proof) == (factor == 0.6, factor == 0.4)
+    assert "walks add to it is not proved" in proof
 
 
 def test_the_tours_verdict_on_purity_follows_chance():
@@ -36,11 +44,29 @@ def test_the_tours_verdict_on_purity_follows_chance():
     assert ": **not** more than twice as many; 40% by pixels" in verdict(WELL, chance=0.26)
 
 
+def test_figures_that_round_to_one_are_level():
+    assert prose.beside(0.1652, 0.1649) == "level with"
+    assert prose.beside(0.170, 0.165) == "0.005 above"
+    assert prose.beside(0.160, 0.165) == "0.005 below"
+
+
+def test_edges_and_a_path_are_counted():
+    assert prose.edges_reading(50, 100, 0.25) == (
+        "50 of 100 edges join two images of one superclass: 0.50, 2.0 times chance (0.25)."
+    )
+    told = prose.path_reading(["a", "b", "c"], ["food", "food", "flags"])
+    assert told == (
+        "The walk begins at *a* (food); 1 of its 2 steps leads to that superclass. "
+        "It ends at *c*, of another superclass, *flags*."
+    )
+    assert prose.path_reading(["a", "b"], ["food", "food"]).endswith("It ends at *b*, of the same superclass.")
+
+
 def test_purity_by_length_says_how_it_goes():
-    lengths = {1: {"same group": 0.5}, 4: {"same group": 0.3}}
-    told = prose.purity_by_length(lengths, {"same group": 0.25})
-    assert told == "Same group: 0.50 after 1 step, 2.0 times chance (0.25); it falls to 0.30 after 4."
-    assert "rises to" in prose.purity_by_length({1: lengths[4], 4: lengths[1]}, {"same group": 0.25})
+    lengths = {1: {"same superclass": 0.5}, 4: {"same superclass": 0.3}}
+    told = prose.purity_by_length(lengths, {"same superclass": 0.25})
+    assert told == "Same superclass: 0.50 after 1 step, 2.0 times chance (0.25); it falls to 0.30 after 4."
+    assert "rises to" in prose.purity_by_length({1: lengths[4], 4: lengths[1]}, {"same superclass": 0.25})
 
 
 @pytest.mark.parametrize(
@@ -106,11 +132,10 @@ def test_training_that_helps_may_help_or_harms():
 def test_groups_the_doctor_and_the_map():
     told = prose.groups_reading({"a": 0.5, "b": 0.1}, {"a": 0.2, "b": 0.1})
     assert "largest for *a*: 0.50, 2.5 times chance (0.20)" in told
-    assert "least for *b*: 0.10, no better than chance (0.10). 1 of 2 groups are above twice chance." in told
+    assert "least for *b*: 0.10, no better than chance (0.10). 1 of 2 superclasses is above twice chance." in told
     assert "Nothing is found." in prose.doctor_reading([])
     assert "finds collapse and not finite" in prose.doctor_reading(["collapse", "not finite"])
-    assert prose.map_reading({"pixels": 0.5, "us": 0.4}, 0.1).endswith(
-        "50% share its group by pixels and 40% by us (chance 10%): fewer."
-    )
+    told = prose.map_reading({"pixels": 0.5, "us": 0.4}, 0.1)
+    assert "50% share its superclass by pixels and 40% by us (chance 10%): fewer." in told
     assert "no walk term" in prose.schedule(1, 10, "vicreg", None)
     assert "first 25% of the run" in prose.schedule(1, 10, "sag-vicreg", ("25%", "10%"))

@@ -10,7 +10,19 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sagkit.show.plots.style import FAINT, INK, MARKERS, PALETTE, Picture, bare, grid_of, image_array, looks, styled
+from sagkit.show.plots.style import (
+    BETTER,
+    FAINT,
+    INK,
+    MARKERS,
+    PALETTE,
+    Picture,
+    bare,
+    grid_of,
+    image_array,
+    looks,
+    styled,
+)
 
 
 @styled
@@ -46,7 +58,7 @@ def scatter(panels: Mapping[str, np.ndarray], labels, names: Sequence[str]) -> P
             axis.scatter(*xy[others].T, s=area, alpha=0.6, color=FAINT, linewidths=0, label="others", zorder=0)
         for i, name in enumerate(names):
             chosen = labels == i
-            # From the ninth name on, markers are shifted against colours, so that up to 64 pairs differ.
+            # From the tenth name on, markers are shifted against colours, so that up to 81 pairs differ.
             look = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[(i + i // len(PALETTE)) % len(MARKERS)]}
             size, alpha = (2.5 * area, 0.9) if others.any() else (area, 0.65)
             axis.scatter(*xy[chosen].T, s=size, alpha=alpha, linewidths=0, label=name, **look)
@@ -59,7 +71,7 @@ def scatter(panels: Mapping[str, np.ndarray], labels, names: Sequence[str]) -> P
 
 @styled
 def comparison(figures: Mapping[str, Mapping[str, float]], columns: Sequence[str], titles: Sequence[str]) -> Picture:
-    """Methods side by side: one panel per figure of merit, one bar per method, the value at its end."""
+    """Methods side by side: one panel per figure of merit, of which more is better, one bar per method, its value."""
     figure, axes = grid_of(3.4 * len(columns), 0.5 * len(figures) + 0.9, len(columns), sharey=True)
     methods = list(figures)
     for axis, column, title in zip(axes[0], columns, titles, strict=True):
@@ -69,6 +81,7 @@ def comparison(figures: Mapping[str, Mapping[str, float]], columns: Sequence[str
         axis.set_xlim(min(0, *values), max(values) * 1.4)
         axis.set_title(title)
         axis.set_xticks([])
+        axis.set_xlabel(BETTER, loc="left")
         axis.spines["bottom"].set_visible(False)
     axes[0, 0].invert_yaxis()
     return figure

@@ -1,8 +1,7 @@
 """The one style of every picture: palette, markers, fonts, and a figure that shows itself.
 
 Colours are Okabe and Ito's, which stay apart for colour-blind readers, with Tol's wine in place of their yellow, which
-white paper swallows; a highlighted thing also differs in shape or
-weight. [K]
+white paper swallows, and a dark olive as the ninth; a highlighted thing also differs in shape or weight. [K]
 """
 
 from __future__ import annotations
@@ -18,8 +17,9 @@ from matplotlib.figure import Figure
 from sagkit.data.files import write_atomically
 
 INK, FAINT = "#222222", "#b8bec7"
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#000000")
-MARKERS = "osD^vP*X"
+BETTER = "better →"  # under a horizontal axis with a good end
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#000000", "#6b6b00")
+MARKERS = "osD^vP*Xh"
 METHODS = {  # the same in every picture, whatever else it shows
     "vicreg": (PALETTE[0], "o"),
     "sag-vicreg": (PALETTE[1], "s"),
