@@ -1,16 +1,18 @@
-"""Image files to one uint8 tensor, with the decoded result kept as one file in a cache folder.
+"""Image files to one uint8 tensor, with the decoded result kept in a cache folder.
 
     files (N)  --Pillow, a thread pool-->  RGB, shorter side S, centre crop  -->  uint8 (N, 3, S, S)
     8 bits a channel:  as they are, transparent parts on a ground that they stand out from
     more bits:         255 (v - black) / (white - black), with one black and white for all files of the folder
     cache file = hash(root, S) - hash(relative path, size in bytes, mtime of every file) .safetensors
+    of many images (`mapped.IN_MEMORY`), their pixels in a file .pixels beside it, which is read by memory map
 
 [K] Decoding CIFAR-100's 50,000 training files takes about ten core-seconds; listing them and reading the cache, less
 than one. The cache holds tensors and words only (safetensors: nothing in it can run code). A reader sees a whole file
 or none, and of two processes that race both decode and the later one's identical file stays. A changed, added or
 removed file changes the name; the superseded cache of the same folder is then deleted. A refusal is never cached:
 limits, plug-ins, permissions and networks change, so that what could not be read is tried again each time, and where
-that succeeds the folder is decoded afresh.
+that succeeds the folder is decoded afresh. Pixels of many images are written where they stay, file by file, so that a
+folder whose decoding was interrupted is gone on with.
 
 [K] Files of 16 bits hold 10, 12 or 14 as often, and floating point has no agreed white. So black is 0, or the folder's
 least value if that is negative; white is the first of WHITES that holds the folder's greatest value, or that value
@@ -23,10 +25,11 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import time
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
@@ -41,10 +44,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sagkit.data.files import write_atomically
+from sagkit.data import mapped
+from sagkit.data.files import alone, write_atomically
 from sagkit.data.folder import MAGIC, REMEDY, ListedFile, claimed_formats, foreign_format, load_plugins
 
-DECODER = 2  # part of every cache file's name: raise it when the same file is decoded to other pixels
+DECODER = 3  # part of every cache file's name: raise it when the same file is decoded to other pixels
 HUGE = 12_000_000  # pixels; larger pictures are decoded one at a time, so that memory does not grow with threads
 PROGRESS_FROM = 5_000  # files; fewer are decoded before a bar would be read
 WHITES = (1, 2**8 - 1, 2**10 - 1, 2**12 - 1, 2**14 - 1, 2**16 - 1)  # fractions, bytes, and what sensors have
@@ -55,7 +59,8 @@ NO_DATA = 42113  # the TIFF tag in which GDAL writes the number that stands for 
 FAINT = 32  # of 255 levels: a picture that differs less from white has a black ground
 ONE_PICTURE = {"MPO", "PSD", "ICO", "ICNS"}  # their further frames are previews, layers or sizes of one picture
 PNG_MAGIC, PNG_TEXT = b"\x89PNG\r\n\x1a\n", {b"tEXt", b"zTXt", b"iTXt", b"iCCP"}  # chunks that are no pixels
-LEFT_OUT, READ, SEVERAL = 0, 1, 2  # what became of a file; SEVERAL: the first of its frames was read
+UNKNOWN, READ, SEVERAL, LEFT_OUT = range(4)  # what became of a file; SEVERAL: the first of its frames was read
+WAIT = 0.5  # seconds between two looks for what another process decodes
 
 
 class Decoded(NamedTuple):
@@ -81,6 +86,7 @@ class Deep(NamedTuple):
     least: float  # of all its pixels
     greatest: float
     inverted: bool  # black is its greatest value
+    found: int = READ  # or SEVERAL
 
 
 def cache_folder() -> Path:
@@ -117,32 +123,67 @@ def decode_images(root: Path, files: Sequence[ListedFile], size: int) -> Decoded
     """
     load_plugins()
     target = _cache_path(root, files, size)
-    stored = _read_cache(target)
+    stored = _read_cache(target, size)
     if stored is not None:
         refused = [file for file, what in zip(files, stored.outcome.tolist(), strict=True) if what == LEFT_OUT]
         reasons = _decode(root, refused, size).reasons if refused else {}
         if len(reasons) == len(refused):
             return stored._replace(reasons=reasons)
+    if mapped.is_large((len(files), 3, size, size)):
+        return _decode_many(root, files, size, target)
     decoded = _decode(root, files, size)
     if len(decoded.images):
         _write_cache(target, decoded)
     return decoded
 
 
-def _decode(root: Path, files: Sequence[ListedFile], size: int) -> Decoded:
-    pixels = np.empty((len(files), 3, size, size), dtype=np.uint8)
-    outcome, reasons, deep, huge = np.full(len(files), READ, np.uint8), {}, {}, Lock()
+def _decode_many(root: Path, files: Sequence[ListedFile], size: int, target: Path) -> Decoded:
+    """Decode to files beside the cache's own, going on where an earlier call was interrupted."""
+    draft, outcome, lock = (target.with_suffix(suffix) for suffix in (".pixels-part", ".outcome-part", ".lock"))
+    try:
+        with ExitStack() as held:
+            try:
+                held.enter_context(alone(lock, f"{root} is being decoded"))
+            except ValueError:  # by another process, such as one of several that train together
+                time.sleep(WAIT)
+                return decode_images(root, files, size)
+            pixels = mapped.named(draft, (len(files), 3, size, size))
+            decoded = _decode(root, files, size, pixels, mapped.named(outcome, (len(files),)))
+            if len(decoded.reasons) == len(files):
+                return decoded._replace(images=decoded.images[:0])
+            mapped.move(draft, target.with_suffix(".pixels"), pixels.shape, decoded.outcome != LEFT_OUT)
+            _write_cache(target, decoded._replace(images=decoded.images[:0]))
+            outcome.unlink()
+    except OSError as error:
+        warnings.warn(_uncached(error), stacklevel=4)
+        return _decode(root, files, size)
+    return _read_cache(target, size)._replace(reasons=decoded.reasons)
+
+
+def _decode(
+    root: Path,
+    files: Sequence[ListedFile],
+    size: int,
+    pixels: np.ndarray | None = None,
+    outcome: np.ndarray | None = None,
+) -> Decoded:
+    """Decode the files whose outcome is not known yet, into `pixels` (N, 3, S, S), `outcome` (N,) uint8."""
+    if pixels is None or outcome is None:
+        pixels, outcome = np.empty((len(files), 3, size, size), np.uint8), np.zeros(len(files), np.uint8)
+    deep: dict[int, Deep] = {}
+    known, huge = np.isin(outcome, (READ, SEVERAL)), Lock()
 
     def read(source: Path | BytesIO, row: int) -> None:
         with Image.open(source) as image:
-            outcome[row] = SEVERAL if _has_frames(image) else READ
+            found = SEVERAL if _has_frames(image) else READ
             image.draft("RGB", (2 * size, 2 * size))  # JPEG only: skips detail that scaling would discard
             with huge if image.width * image.height > HUGE else nullcontext():
                 picture = _fit(image, size)
         if isinstance(picture, Deep):
-            deep[row] = picture
+            deep[row] = picture._replace(found=found)  # its outcome follows its pixels
         else:
             pixels[row] = np.asarray(picture).transpose(2, 0, 1)
+            outcome[row] = found
 
     def decode(row: int) -> str:
         path = root / files[row].path
@@ -160,13 +201,17 @@ def _decode(root: Path, files: Sequence[ListedFile], size: int) -> Decoded:
             return _reason(path, error)
         return ""
 
+    rows = np.flatnonzero(~known).tolist()
     with ThreadPoolExecutor(min(16, (os.cpu_count() or 1) + 1)) as pool:  # Pillow decodes outside Python's lock
-        told = pool.map(decode, range(len(files)))
-        bar = tqdm(told, "decoding", len(files), unit="image", disable=len(files) <= PROGRESS_FROM)
-        reasons = {file.path: reason for file, reason in zip(files, bar, strict=True) if reason}
+        told = pool.map(decode, rows)
+        few, done = len(files) <= PROGRESS_FROM, len(files) - len(rows)
+        bar = tqdm(told, "decoding", len(files), initial=done, unit="image", disable=few)
+        reasons = {files[row].path: reason for row, reason in zip(rows, bar, strict=True) if reason}
     depth = _scale(deep, pixels)
-    kept = torch.from_numpy(pixels[outcome != LEFT_OUT] if reasons else pixels)
-    return Decoded(kept, torch.from_numpy(outcome), reasons, depth)
+    for row, picture in deep.items():
+        outcome[row] = picture.found
+    in_memory = pixels[outcome != LEFT_OUT] if reasons and not isinstance(pixels, np.memmap) else pixels
+    return Decoded(torch.from_numpy(in_memory), torch.from_numpy(np.array(outcome)), reasons, depth)
 
 
 def _has_frames(image: Image.Image) -> bool:
@@ -305,12 +350,16 @@ def _cache_path(root: Path, files: Sequence[ListedFile], size: int) -> Path:
     return cache_folder() / f"decoded-{place}-{content.hexdigest()[:32]}.safetensors"
 
 
-def _read_cache(target: Path) -> Decoded | None:
+def _read_cache(target: Path, size: int) -> Decoded | None:
     try:
         with safe_open(target, framework="pt") as stored:
             images, outcome = stored.get_tensor("images"), stored.get_tensor("outcome")
-            return Decoded(images, outcome, {}, stored.metadata()["depth"])
-    except (OSError, SafetensorError):  # missing, or damaged by hand: decoded afresh
+            depth = stored.metadata()["depth"]
+        kept = int((outcome != LEFT_OUT).sum())
+        if len(images) < kept:
+            images = mapped.read(target.with_suffix(".pixels"), (kept, 3, size, size))
+        return Decoded(images, outcome, {}, depth)
+    except (OSError, ValueError, SafetensorError):  # missing, or damaged by hand: decoded afresh
         return None
 
 
@@ -319,9 +368,13 @@ def _write_cache(target: Path, decoded: Decoded) -> None:
     try:
         write_atomically(target, lambda draft: save_file(tensors, draft, metadata={"depth": decoded.depth}))
     except OSError as error:
-        warnings.warn(f"decoded images are not cached ({error}): set SAGKIT_CACHE to a writable folder", stacklevel=4)
+        warnings.warn(_uncached(error), stacklevel=4)
         return
-    for superseded in target.parent.glob(target.name[:25] + "*.safetensors"):  # "decoded-<place>-"
-        if superseded != target:
+    for superseded in target.parent.glob(target.name[:25] + "*"):  # "decoded-<place>-"
+        if superseded.stem != target.stem:
             with suppress(OSError):
                 superseded.unlink()
+
+
+def _uncached(error: OSError) -> str:
+    return f"decoded images are not cached ({error}): set SAGKIT_CACHE to a writable folder"

@@ -1,11 +1,11 @@
-"""Image sets in memory, all of one form: shapes, emoji, CIFAR-10, CIFAR-100 and parts of it, folders, .npz files.
+"""Image sets, all of one form: shapes, emoji, CIFAR-10, CIFAR-100 and parts of it, folders, .npz files.
 
     load_images(name, split)  ->  ImageSet: images uint8 (N, 3, H, W), labels int64 (N,) or None, class_names
 
-[K] One form for every source, whole in memory: CIFAR-100 is 150 MB as uint8, and a training step that indexes a
-tensor needs no loader processes. Class order is the sorted order of the class names, from a tree and from torchvision's
-pickles alike (the *image* order differs, and with it which images `validation_split` draws). What is asked for is
-loaded or an error says why not: there is never other data in its place.
+[K] One form for every source: CIFAR-100 is 150 MB as uint8, a larger set lies in a file (see `mapped`), and a training
+step that indexes a tensor needs no loader processes. Class order is the sorted order of the class names, from a tree
+and from torchvision's pickles alike (the *image* order differs, and with it which images `validation_split` draws).
+What is asked for is loaded or an error says why not: there is never other data in its place.
 
 Three training sets leave classes or images of CIFAR-100 out; their labels and class names stay those of all 100, and a
 test set is never thinned:
@@ -39,6 +39,7 @@ from sagkit.data.decode import LEFT_OUT, SEVERAL, Decoded, cache_folder, decode_
 from sagkit.data.emoji import ATTRIBUTION, HELD_OUT, draw_emoji, emoji_table
 from sagkit.data.files import read_arrays
 from sagkit.data.folder import NAMED, Layout, Listing, arrange, few, list_images, printable
+from sagkit.data.mapped import select
 from sagkit.data.shapes import SHAPE_CLASSES, draw_shapes
 from sagkit.data.taxonomy import CIFAR100_SUPERCLASSES
 
@@ -99,7 +100,7 @@ class ImageSet:
         rows = torch.arange(len(self))[index]
         return replace(
             self,
-            images=self.images[rows],
+            images=select(self.images, rows, cache_folder()),
             labels=None if self.labels is None else self.labels[rows],
             paths=None if self.paths is None else tuple(self.paths[i] for i in rows.tolist()),
         )
@@ -237,7 +238,9 @@ def load_folder(
     for note in notes:
         warnings.warn(f"{path}: {note}", stacklevel=2)
     rows = (read & torch.tensor(placed)).nonzero()[:, 0]
-    images = decoded.images[(read.cumsum(dim=0) - 1)[rows]] if len(rows) < len(decoded.images) else decoded.images
+    images = decoded.images
+    if len(rows) < len(images):
+        images = select(images, (read.cumsum(dim=0) - 1)[rows], cache_folder())
     number = {name: c for c, name in enumerate(classes)}
     labels = torch.tensor([number[layout.classes[row]] for row in rows.tolist()]).long() if classes else None
     names = tuple(paths[row] for row in rows.tolist())

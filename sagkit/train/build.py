@@ -18,8 +18,10 @@ from functools import partial
 import torch
 from lightning_fabric import Fabric
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 from sagkit.augment import NO_COLOUR, Augmentation, channel_statistics
+from sagkit.data.datasets import collect
 from sagkit.data.load import family, load_images
 from sagkit.data.series import Examples, VectorSet
 from sagkit.data.taxonomy import superclasses
@@ -31,6 +33,7 @@ from sagkit.train.controls import make_pairing
 from sagkit.train.distill import DINO, IJEPA
 from sagkit.train.methods import NEVER, Method, Ramp, TwoViews, only_process
 
+Source = Examples | Dataset | DataLoader  # what a run can be given
 FINAL_FRACTION = 1e-3  # VICReg's authors: end_lr = base_lr * 0.001
 GRAPH_FIELDS = ("k", "length", "temperature", "kernel", "mutual", "sinkhorn", "restart", "confident")
 LOCAL_SMALLEST = 0.05  # area of a local view: from here to crop_min, where the global ones begin; DINO's authors
@@ -41,13 +44,14 @@ def judged_on(config: Config) -> str:
     return "test" if config.split == "train" else "val"
 
 
-def load_sets(config: Config, train: Examples | None, queries: Examples | None) -> tuple[Examples, Examples]:
-    """What is trained on and judged on: as given, or loaded.
+def load_sets(config: Config, train: Source | None, queries: Source | None) -> tuple[Examples, Examples]:
+    """What is trained on and judged on: as given, or loaded; torch's data sets and loaders are read into image sets.
 
     Raises:
         ValueError: for images beside vectors, or a batch larger than the data.
     """
     root = config.data_root or None
+    train, queries = (collect(s) if isinstance(s, Dataset | DataLoader) else s for s in (train, queries))
     if train is None:
         train = load_images(config.data, config.split, root=root)
     if isinstance(train, VectorSet) != isinstance(queries, VectorSet):

@@ -48,6 +48,7 @@ from torch import Tensor, nn
 
 from sagkit.data.files import alone
 from sagkit.data.load import family, load_bank
+from sagkit.data.mapped import chunks
 from sagkit.data.series import TRIED, Examples, VectorSet
 from sagkit.metrics.evaluate import (
     LEAST_EXAMPLES,
@@ -61,6 +62,7 @@ from sagkit.metrics.evaluate import (
 )
 from sagkit.model import Encoder, channels_last, extract_features
 from sagkit.train.build import (
+    Source,
     build_encoder,
     build_method,
     build_views,
@@ -107,8 +109,8 @@ class Run:
 
 def fit(
     config: Config,
-    train: Examples | None = None,
-    queries: Examples | None = None,
+    train: Source | None = None,
+    queries: Source | None = None,
     progress: bool = True,
     after_epoch: Callable[[Trainer], None] | None = None,
 ) -> Run:
@@ -120,7 +122,8 @@ def fit(
 
     Args:
         config: the run; see `sagkit.train.config.configure`.
-        train: training images, or vectors under their view; loaded by `config.data` when not given.
+        train: training images, or vectors under their view; loaded by `config.data` when not given. A torch data set or
+            loader is read once, see `sagkit.data.datasets.collect`.
         queries: images to evaluate on; likewise (test, or validation under split "fit").
         progress: show a progress bar on standard error.
         after_epoch: called before each epoch's checkpoint; may add to `trainer.log[-1]`, and stops the run by raising.
@@ -512,7 +515,10 @@ def stream(seed: int, purpose: str, index: int = 0, device="cpu") -> torch.Gener
 
 def fingerprint(train: Examples) -> str:
     """Shape and checksum of what is trained on and, of vectors, of what their view makes of the first of them."""
-    told = f"{tuple(train.images.shape)} {zlib.crc32(train.images.cpu().contiguous().numpy()):08x}"
+    checksum = 0
+    for part in chunks(train.images):
+        checksum = zlib.crc32(part.cpu().contiguous().numpy(), checksum)
+    told = f"{tuple(train.images.shape)} {checksum:08x}"
     if isinstance(train, VectorSet):
         seen = train.view(train.values[:TRIED].clone(), torch.Generator().manual_seed(0))
         told += f", view {zlib.crc32(seen.contiguous().numpy()):08x}"
