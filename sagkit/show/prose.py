@@ -115,6 +115,16 @@ def edges_reading(same: int, edges: int, chance: float, what: str = "superclass"
     return f"{same} of {counted(edges, 'edge')} join two images of one {what}: {against(same / edges, chance)}."
 
 
+def row_reading(rho: float) -> str:
+    """Of Spearman between the similarity of each image's nearest and the odds of stepping to it."""
+    told = (
+        "hardly follows the similarity to it: an image whose nearest is far away steps to it as surely as others"
+        if abs(rho) < 0.3
+        else f"{'follows' if rho > 0 else 'goes against'} the similarity to it, here"
+    )
+    return f"Each mark is an image. The probability of stepping to the nearest neighbour {told} (Spearman {rho:.2f})."
+
+
 def path_reading(names: Sequence[str], groups: Sequence[str]) -> str:
     """Of a walk: where it begins and ends, and how many of its steps stay in the superclass of its start.
 

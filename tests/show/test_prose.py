@@ -62,6 +62,14 @@ def test_edges_and_a_path_are_counted():
     assert prose.path_reading(["a", "b"], ["food", "food"]).endswith("It ends at *b*, of the same superclass.")
 
 
+@pytest.mark.parametrize(
+    ("rho", "said"), [(0.1, "hardly follows"), (0.5, "neighbour follows the similarity"), (-0.5, "goes against")]
+)
+def test_odds_that_follow_similarity_or_do_not(rho, said):
+    assert said in prose.row_reading(rho)
+    assert f"(Spearman {rho:.2f})" in prose.row_reading(rho)
+
+
 def test_purity_by_length_says_how_it_goes():
     lengths = {1: {"same superclass": 0.5}, 4: {"same superclass": 0.3}}
     told = prose.purity_by_length(lengths, {"same superclass": 0.25})
