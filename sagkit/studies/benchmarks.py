@@ -1,7 +1,7 @@
 """Tables from benchmark records: training steps, walks, neighbour searches and metrics beside their peers.
 
-    figures/results/bench/training.json, walks.json, metrics.json, notebooks.json, explore.json, pilot.json: see
-    tests/bench_*.py
+    figures/results/bench/training.json, walks.json, metrics.json, notebooks.json, explore.json, pilot.json,
+    memory.json: see tests/bench_*.py
 
 Ratios are of medians of one run on one machine, which every table names. [K]
 """
@@ -172,6 +172,26 @@ def look_alike_table(found: dict) -> str:
     return f"{to_markdown(frame)}\n\n1,500 training images of ten classes of CIFAR-100. {origin(record)}"
 
 
+def memory_table(found: dict) -> str:
+    """Time of a step and resident memory of a training on many images, by where they lie, as Markdown."""
+    record = found["memory"]
+    few, whole = record["ways"]["few"], record["ways"]["memory"]
+    names = {"memory": "in memory", "mapped": "mapped file", "mapped, limited": "mapped file, under a limit"}
+    rows = {
+        names[way]: {
+            "ms a step": f"{row['ms_per_step']:.0f}",
+            "beside in memory": f"{row['ms_per_step'] / whole['ms_per_step']:.2f}",
+            "peak, MB above few images": f"{row.get('held_mb', row['peak_mb']) - few['peak_mb']:,}",
+            "of it no file's pages": f"{row['peak_without_file_mb'] - few['peak_without_file_mb']:,}",
+        }
+        for way, row in record["ways"].items()
+        if way in names and "failed" not in row
+    }
+    frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("images")
+    size = f"{record['images']:,} images of {record['side']} pixels ({record['bytes'] / 1e9:.1f} GB), one epoch"
+    return f"{to_markdown(frame)}\n\n{size}; milliseconds of processor time. {origin(record)}"
+
+
 def bench_table(name: str, found: dict) -> str:
     """The table of that name, or a line that says that its record is missing.
 
@@ -182,7 +202,9 @@ def bench_table(name: str, found: dict) -> str:
         raise ValueError(f"no benchmark {name!r}: choose one of {', '.join(TABLES)}")
     record = RECORDS.get(name, name)
     if record not in found:
-        alone = {"attack": "make attack"} | {n: f"python tests/bench_{n}.py" for n in ("notebooks", "pilot", "explore")}
+        alone = {"attack": "make attack"} | {
+            n: f"python tests/bench_{n}.py" for n in ("notebooks", "pilot", "explore", "memory")
+        }
         command = alone.get(record, "make bench")
         return f"Not measured yet: `{command}` writes the record."
     return TABLES[name](found)
@@ -200,4 +222,5 @@ TABLES = {
     "anomalies": anomaly_table,
     "look-alikes": look_alike_table,
     "attack": attack_table,
+    "memory": memory_table,
 }

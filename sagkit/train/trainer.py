@@ -94,6 +94,7 @@ from sagkit.train.record import (
 from sagkit.train.timing import peak_memory
 
 SHARED = ("vicreg", "sag-vicreg")  # methods that are one before the ramp, as any method is itself
+HELD = 0.25  # of a GPU's free memory may hold the training images; more of them are moved there batch by batch
 READOUT_BANK, READOUT_QUERIES = 5000, 1000
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # else every fit announces its precision
 
@@ -317,7 +318,7 @@ class Trainer:
             "torch": torch.__version__,
         }
         self.fingerprint = fingerprint(train)
-        self.images = train.images.to(fabric.device)
+        self.images = train.images.to(home_of(train.images, fabric.device))
         self.augmentation, self.local_augmentation = build_views(config, train)
         encoder = build_encoder(config, train)
         gather = only_process if fabric.world_size == 1 else gather_through(fabric)
@@ -394,9 +395,10 @@ class Trainer:
 
     def views(self, index: Tensor, partner: Tensor, step: int) -> tuple[list[Tensor], list[Tensor]]:
         """As many views of the images as the method takes, the second one of `partner`, and small local ones."""
-        generator = self.stream("views", step)
-        shown = [self.augmentation(self.images[i], generator) for i in (index, partner)[: self.method.views]]
-        local = [self.local_augmentation(self.images[index], generator) for _ in range(self.config.local_views)]
+        generator, home = self.stream("views", step), self.images.device
+        images = [self.images[rows.to(home)].to(index.device) for rows in (index, partner)[: self.method.views]]
+        shown = [self.augmentation(x, generator) for x in images]
+        local = [self.local_augmentation(images[0], generator) for _ in range(self.config.local_views)]
         return [channels_last(view) for view in shown], [channels_last(view) for view in local]
 
     def rate(self, step: int) -> float:
@@ -487,6 +489,13 @@ class Trainer:
             save_state(kept, {**self.state(), "step": step, "index": index})
         before = f", the checkpoint of epoch {self.epoch} at {self.checkpoint}" if self.epoch else ""
         return f"its batch and state are kept for replay at {kept}{before}"
+
+
+def home_of(images: Tensor, device: torch.device) -> torch.device:
+    """Where images lie while they are trained on: on the run's device, unless they take much of a GPU's free memory."""
+    if device.type != "cuda" or images.nbytes <= HELD * torch.cuda.mem_get_info(device)[0]:
+        return device
+    return images.device
 
 
 @dataclass
