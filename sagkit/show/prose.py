@@ -7,6 +7,7 @@ function takes figures and returns Markdown; what holds for any run stays in the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 CLEAR = 1.5  # times the best floor from which on a reader sees the difference without an interval [K]
 
@@ -256,7 +257,8 @@ def schedule(warmup: float, epochs: int, method: str, walk: tuple[str, str] | No
         method: its name.
         walk: share of the run before the walk term, and share in which it rises; None for a run without one.
     """
-    rate = f"The learning rate rises over the first {warmup:g} of {epochs} epochs and then falls along half a cosine."
+    first = "the first" if warmup == 1 else f"the first {warmup:g}"
+    rate = f"The learning rate rises over {first} of {counted(epochs, 'epoch')} and then falls along half a cosine."
     if walk is None:
         return f"{rate} A run of {method} has no walk term, and so no second line."
     return (
@@ -322,3 +324,48 @@ def vectors_reading(figures: Mapping[tuple[str, str], Mapping[str, float]]) -> s
             + (f"clearly above {listed(over)}." if over else "**not clearly above either**.")
         )
     return " ".join(told)
+
+
+def line_reading(runs: Mapping[str, Mapping[int, Mapping[str, float]]], by_line: Sequence[float]) -> str:
+    """Of anomalies on a line: the best score, SAG-VICReg beside VICReg by seed, and what the choice of the line moves.
+
+    Args:
+        runs: by embedding and seed, the mean over all lines of each figure, by title; AUROC among them.
+        by_line: AUROC of one score by line, the mean over VICReg's seeds.
+    """
+    from scipy.stats import (
+        ttest_1samp,
+    )  # here, because `explore` imports this room and not scipy.stats, a second's work
+
+    mean = {
+        name: {title: fmean(run[title] for run in of.values()) for title in of[min(of)]} for name, of in runs.items()
+    }
+    scores = [title for title in mean["VICReg"] if title.startswith("AUROC")]
+    best = {name: max(scores, key=row.__getitem__) for name, row in mean.items() if row.keys() >= set(scores)}
+    where = {
+        title: listed([name for name, own in best.items() if own == title]) for title in dict.fromkeys(best.values())
+    }
+    raw = [f"{mean['raw pixels'][title]:.2f} by {title}" for title in scores if title in mean["raw pixels"]]
+    told = [
+        f"**The score.** Of {len(scores)}, best is "
+        + listed([f"{title} for {names}" for title, names in where.items()])
+        + f"; raw pixels have {listed(raw)}"
+    ]
+    seeds = sorted(runs["VICReg"].keys() & runs["SAG-VICReg"].keys())
+    gaps = {t: [runs["SAG-VICReg"][seed][t] - runs["VICReg"][seed][t] for seed in seeds] for t in mean["VICReg"]}
+    p = {title: float(ttest_1samp(gap, 0).pvalue) if any(gap) else 1.0 for title, gap in gaps.items()}
+    sure = [title for title in gaps if p[title] * len(gaps) < 0.05]
+    differ = f"{listed(sure)} {'differs' if len(sure) == 1 else 'differ'}" if sure else "none differs"
+    told.append(
+        f"**The method.** SAG-VICReg less VICReg, over {counted(len(seeds), 'seed')}: "
+        + listed([f"{title} {fmean(gap):+.3f} (p = {p[title]:.2g})" for title, gap in gaps.items()])
+        + f". With Bonferroni's correction for {len(gaps)} figures, {differ} at the 5 % level"
+    )
+    widest = max(abs(fmean(gap)) for title, gap in gaps.items() if title in scores)
+    reach = max(by_line) - min(by_line)
+    told.append(
+        f"**The line.** From the hardest to the easiest line VICReg's AUROC goes from {min(by_line):.2f} to "
+        f"{max(by_line):.2f}: {'more' if reach > widest else '**less**'} than the largest difference of the two "
+        f"methods, {widest:.3f}"
+    )
+    return ".\n\n".join(told) + "."

@@ -114,7 +114,7 @@ def pairing_view(
     shares |= {f"{row['kind']}, weighted": (row["weighted"], row["chance"]) for row in found["purity"]}
     weight = alpha * sum(pair["weight"] for pair in pairs) / walks
     figure = plots.pair_board(scene.images[anchor], _named(scene, anchor), partners, shares, weight)
-    purity = ", ".join(f"{kind} {share:.3f}" for kind, (share, _) in shares.items() if share is not None)
+    purity = ", ".join(f"{kind} {share:.2f}" for kind, (share, _) in shares.items() if share is not None)
     figure.says = (
         f"{counted(len(partners), 'partner')} of image {anchor}."
         + (f" Purity of all pairs: {purity}." if purity else "")

@@ -114,13 +114,18 @@ def judge_lines(encoder: nn.Module, train: ImageSet, test: ImageSet, drawn: list
     return [{k: round(v, 5) for k, v in line_figures(bank, queries, line, scores).items()} for line in drawn]
 
 
-def line_table(record: dict) -> pd.DataFrame:
-    """Mean over lines, then mean and 95 % interval over seeds; last, SAG-VICReg minus VICReg by seed. Text cells."""
-    runs = defaultdict(dict)
+def means(record: dict) -> dict[str, dict[int, dict[str, float]]]:
+    """Mean over lines of each figure, by embedding and seed."""
+    runs: dict = defaultdict(dict)
     for row in record["rows"]:
         figures = row["lines"]
         runs[row["encoder"]][row["seed"]] = {key: np.mean([of[key] for of in figures]) for key in figures[0]}
-    shown = {}
+    return runs
+
+
+def line_table(record: dict) -> pd.DataFrame:
+    """Mean over lines, then mean and 95 % interval over seeds; last, SAG-VICReg minus VICReg by seed. Text cells."""
+    runs, shown = means(record), {}
     for name in (*TITLES, *sorted(runs.keys() - TITLES.keys())):
         cells = {"seeds": str(len(runs[name]))} if name in runs else {}
         for key, title in FIGURES.items() if name in runs else ():

@@ -147,3 +147,21 @@ def test_groups_the_doctor_and_the_map():
     assert "50% share its superclass by pixels and 40% by us (chance 10%): fewer." in told
     assert "no walk term" in prose.schedule(1, 10, "vicreg", None)
     assert "first 25% of the run" in prose.schedule(1, 10, "sag-vicreg", ("25%", "10%"))
+
+
+def test_a_line_is_read_score_by_score_and_seed_by_seed():
+    def run(walks, distance, search):
+        return {"AUROC walks": walks, "AUROC distance": distance, "search": search}
+
+    runs = {
+        "VICReg": {0: run(0.6, 0.5, 0.30), 1: run(0.7, 0.6, 0.31), 2: run(0.8, 0.7, 0.33)},
+        "SAG-VICReg": {0: run(0.5, 0.6, 0.20), 1: run(0.6, 0.9, 0.2101), 2: run(0.8, 0.7, 0.2299)},
+        "raw pixels": {0: {"AUROC walks": 0.52}},
+    }
+    score, method, line = prose.line_reading(runs, [0.5, 0.9]).split("\n\n")
+    assert "best is AUROC walks for VICReg and AUROC distance for SAG-VICReg" in score
+    assert "raw pixels have 0.52 by AUROC walks." in score
+    assert "over 3 seeds: AUROC walks -0.067 (p = 0.18), AUROC distance +0.133" in method  # t = -2 on 2 degrees
+    assert "search differs at the 5 % level" in method  # -0.100 with a spread of 0.0001
+    assert "from 0.50 to 0.90: more than" in line
+    assert "**less** than" in prose.line_reading(runs, [0.5, 0.51])

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from sagkit.show.plots.graphs import draw_edges
-from sagkit.show.plots.style import FAINT, INK, PALETTE, Picture, bare, image_array, styled
+from sagkit.show.plots.style import BETTER, FAINT, INK, PALETTE, Picture, bare, image_array, styled
 
 HITS = {  # how a pair is marked, by what its two images share: colour, line and words all differ
     "class": (PALETTE[2], "-", 3.5),
@@ -217,12 +217,12 @@ def pair_board(
     if len(partners) > len(shown):
         figure.text(0.99, 0.95, f"and {len(partners) - len(shown)} more", ha="right")
     if purity:
-        left, names = figure.add_axes((0.2, 0.1, 0.36, 0.3)), list(purity)
+        left, names = figure.add_axes((0.2, 0.14, 0.36, 0.26)), list(purity)
         bars = left.barh(names, [purity[name][0] or 0 for name in names], color=PALETTE[0], height=0.6)
-        left.bar_label(bars, [f"{purity[name][0] or 0:.3f}" for name in names], padding=8)
+        left.bar_label(bars, [f"{purity[name][0] or 0:.2f}" for name in names], padding=8)
         for i, name in enumerate(names):
             left.plot([purity[name][1]] * 2, [i - 0.4, i + 0.4], color=PALETTE[1], lw=3)
-        left.set(xlim=(0, 1), title="purity of all pairs (orange stroke: chance)")
+        left.set(xlim=(0, 1), title="purity of all pairs (orange stroke: chance)", xlabel=BETTER)
         left.invert_yaxis()
         _legend_of_kinds(figure, {kind for *_, kind in shown}, walk=False, bottom=0.46)
     right = figure.add_axes((0.72, 0.1, 0.22, 0.3))
