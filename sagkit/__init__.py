@@ -4,13 +4,14 @@ In every batch a similarity graph is built, weighted random walks on it choose f
 invariance term pulls those together. The house:
 
     graph  walk  pairing  loss      the method, on torch alone       augment  model    views of a batch; encoders
+    processes                       one batch over several processes
     data      image sets, vectors, taxonomies                        metrics  structure between classes, local quality
     train     configuration, methods, the training loop, records     pilot    a folder of images to a report
     show      pictures, explore                                     studies  what this repository's results are made by
     examples  the drop-in module in other people's training loops
 
 Imports run downwards only: studies, pilot, show, train, metrics, pairing and loss, walk, then graph, data, augment and
-model (pyproject.toml, importlinter). One letter, one meaning, in every signature and comment:
+model, then processes (pyproject.toml, importlinter). One letter, one meaning, in every signature and comment:
 
     B  images in a batch           N  nodes of a graph, rows of a feature matrix
     F  width of features h         K  neighbours kept per node
@@ -34,11 +35,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sagkit.loss import sag_vicreg_loss, vicreg_loss, walk_term
     from sagkit.pairing import WalkPairing
+    from sagkit.processes import gather
     from sagkit.show.explore import explore
     from sagkit.train.record import load_encoder
 
 __version__ = "0.1.0"
-__all__ = ["WalkPairing", "explore", "load_encoder", "sag_vicreg_loss", "vicreg_loss", "walk_term"]
+__all__ = ["WalkPairing", "explore", "gather", "load_encoder", "sag_vicreg_loss", "vicreg_loss", "walk_term"]
 
 # `sagkit report` and `sagkit assess` are found here; as modules of their own they would stand
 # among the files of the method.
@@ -108,10 +110,11 @@ def lies_in(value: Any, interval: str) -> bool:
 
 
 _HOMES = {
-    **{name: f"sagkit.{name}" for name in ("graph", "walk", "pairing", "loss", "augment", "model")},
+    **{name: f"sagkit.{name}" for name in ("graph", "walk", "pairing", "loss", "augment", "model", "processes")},
     **{name: f"sagkit.{name}" for name in ("data", "metrics", "train", "pilot", "show", "studies")},
     "WalkPairing": "sagkit.pairing",
     "explore": "sagkit.show.explore",
+    "gather": "sagkit.processes",
     "load_encoder": "sagkit.train.record",
     "sag_vicreg_loss": "sagkit.loss",
     "vicreg_loss": "sagkit.loss",

@@ -18,6 +18,7 @@ each other's first neighbours, in the order of their numbers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sagkit import require
+from sagkit.processes import processes, rank
 
 KERNELS = ("cosine", "gaussian", "shared")
 BLOCK = 64  # columns per maximum: 64 floats are one pass of a vector unit over four cache lines
@@ -136,6 +138,7 @@ def similarity_graph(
     chunk: int = CHUNK,
     approximate_above: int | None = None,
     sinkhorn: int = 0,
+    gather: Callable[[Tensor], Tensor] | None = None,
 ) -> Graph:
     """Build the K-nearest-neighbour graph of features by cosine similarity.
 
@@ -150,6 +153,9 @@ def similarity_graph(
             `Graph.recall` says how well; None: always exact.
         sinkhorn: times that weights are scaled to sum to 1 into each node, and then again out of it, at least 0; 3 in
             ReSA [R]. Walks then end on no node more than on another: no hubs, as far as the kept edges allow.
+        gather: under several processes that have the same x, what gives the rows of all of them, as `sagkit.gather`:
+            each searches for its share of the nodes, and all get the graph that one would have found. An approximate
+            search is every process's own.
 
     Raises:
         ValueError: for k out of range, non-finite features, an unknown kernel, a temperature that is not positive, or
@@ -161,6 +167,8 @@ def similarity_graph(
     if approximate_above is not None and len(x) > approximate_above:
         similarity, neighbors = approximate_neighbors(unit, k)
         recall = neighbor_recall(unit, neighbors)
+    elif gather is not None and processes() > 1:
+        similarity, neighbors = shared_search(unit, k, chunk, gather)
     else:
         similarity, neighbors = nearest_neighbors(unit, k, chunk)
     return graph_of_neighbors(similarity, neighbors, kernel, temperature, mutual, sinkhorn, recall)
@@ -205,26 +213,46 @@ def centre_and_normalize(x: Float[Tensor, "N F"]) -> Float[Tensor, "N F"]:
     return F.normalize(x - x.mean(dim=0), dim=1)
 
 
-def nearest_neighbors(
-    unit: Float[Tensor, "N F"], k: int, chunk: int = CHUNK
+def shared_search(
+    unit: Float[Tensor, "N F"], k: int, chunk: int, gather: Callable[[Tensor], Tensor]
 ) -> tuple[Float[Tensor, "N K"], Int[Tensor, "N K"]]:
+    """`nearest_neighbors` by all processes, each of a share of the rows; whole chunks, so that sums round as in one."""
+    n = len(unit)
+    share = -(-n // (chunk * processes())) * chunk
+    first = min(rank() * share, n)
+    own = nearest_neighbors(unit, k, chunk, range(first, min(first + share, n)))
+    similarity, neighbors = (gather(F.pad(part, (0, 0, 0, share - len(part)))) for part in own)
+    return similarity[:n], neighbors[:n]
+
+
+def nearest_neighbors(
+    unit: Float[Tensor, "N F"], k: int, chunk: int = CHUNK, among: range | None = None
+) -> tuple[Float[Tensor, "R K"], Int[Tensor, "R K"]]:
     """Exact K most similar other rows by inner product: (similarities, indices), most similar first.
 
     Rows are taken as they are; of equal inner products the smaller index comes first.
+
+    Args:
+        unit: the rows.
+        k: neighbours kept.
+        chunk: rows of similarities held at a time.
+        among: consecutive rows whose neighbours are searched, R of them; None: of all, R = N.
     """
-    n = len(unit)
+    n, among = len(unit), range(len(unit)) if among is None else among
     columns = -(-n // BLOCK) * BLOCK
     # Under mixed precision an inner product in bfloat16 would tie neighbours that float32 tells apart.
     with torch.autocast(unit.device.type, enabled=False):
         others = F.pad(unit, (0, 0, 0, columns - n)).T.contiguous()  # (F, columns)
         held = unit.new_empty(min(chunk, n), columns)
-        values, indices = unit.new_empty(n, k), torch.empty(n, k, dtype=torch.int64, device=unit.device)
-        for start in range(0, n, chunk):
-            rows = unit[start : start + chunk]
+        values = unit.new_empty(len(among), k)
+        indices = torch.empty(len(among), k, dtype=torch.int64, device=unit.device)
+        for begin in range(0, len(among), chunk):
+            start, end = among.start + begin, min(among.start + begin + chunk, among.stop)
+            rows = unit[start:end]
             block = torch.mm(rows, others, out=held[: len(rows)])  # (chunk, columns)
             block[:, n:] = float("-inf")
             block.diagonal(start).fill_(float("-inf"))  # no self loop
-            values[start : start + chunk], indices[start : start + chunk] = top_k_of_wide_rows(block, k)
+            values[begin : begin + chunk], indices[begin : begin + chunk] = top_k_of_wide_rows(block, k)
     return values.clamp_(-1, 1), indices
 
 

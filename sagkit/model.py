@@ -14,7 +14,7 @@ vision transformers are timm's in lightly's masked frame, with fixed sine-cosine
 learn them; a budget of a few epochs does not] that are made for 32 pixels and interpolated for any other size.
 
 Differs from the source: the VICReg authors train with SyncBatchNorm and start each residual block at zero
-(`zero_init_residual`); here BatchNorm is each process's own, and blocks start as torchvision's do.
+(`zero_init_residual`); here BatchNorm is each process's own unless synchronised, and blocks start as torchvision's do.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@
 
     pairing = WalkPairing(k=10, length=2, expected=True, null=1)                all ends of all walks, less their mean
     pairing(ha, hb, bank=queue features)                                        and those of the last batches: `Queue`
+    pairing = WalkPairing(k=10, length=2, gather=gather)                        and those of all processes' batches
     partner = DatasetPairing(...).partners(index, alpha)                        nodes: all training images
 
 Source: [S] an overlay on an existing VICReg loop, with the graph inside each batch; [K] the two views' features are
@@ -117,6 +118,9 @@ class WalkPairing(Pairing):
             anchor is pulled towards where its walks end no more than it is pushed from everybody. Gives `Ends`.
         weight: scale the weights of each anchor to this total, greater than 0 (anchors without pairs leave theirs to
             the others); None: as found. Gives `Ends`.
+        gather: under several processes, what gives the rows of all of them, as `sagkit.gather`; nodes are then the
+            images of the global batch, and pairs the same on every process, of rows of gathered projections. None:
+            what is given is the whole batch.
 
     The module has no parameters. Its state dict holds the number of calls so far and belongs in the checkpoint.
     """
@@ -138,6 +142,7 @@ class WalkPairing(Pairing):
         null: float = 0.0,
         weight: float | None = None,
         sinkhorn: int = 0,
+        gather: Callable[[Tensor], Tensor] | None = None,
     ):
         super().__init__()
         check_settings(k, length, walks, temperature, kernel, restart, confident)
@@ -155,6 +160,7 @@ class WalkPairing(Pairing):
         self.every, self.seed, self.restart = every, seed, restart
         self.unique, self.confident = unique, confident
         self.expected, self.null, self.weight = expected, null, weight
+        self.gather = gather
         self.step = 0  # calls so far
 
     @torch.no_grad()
@@ -173,7 +179,7 @@ class WalkPairing(Pairing):
             hb: features of view b.
             index: not needed, see `Pairing`.
             bank: features of further nodes that walks may pass through and end on but do not start from; a positive
-                of B + m is row m of the bank.
+                of B + m is row m of the bank. With `gather`, the same on every process, and B is of all of them.
             watch: context manager by part, to time "graph".
         """
         if ha.shape != hb.shape:
@@ -181,6 +187,9 @@ class WalkPairing(Pairing):
         step, self.step = self.step, self.step + 1
         if step % self.every:
             return no_pairs(ha.device)
+        if self.gather is not None:
+            ha, hb = self.gather(ha), self.gather(hb)
+            index = None if index is None else self.gather(index)
         found = self.choose(ha, hb, index, bank, watch)
         if self.weight is None and not self.null:
             return found
@@ -293,6 +302,8 @@ class DatasetPairing(Pairing):
         confident: walks count only with at least the weight that this fraction of all images' walks reaches; the
             threshold is set anew with each graph, from one walk per image.
         every: the graph is built anew at every m-th epoch, and before the first in which it is needed.
+        gather: under several processes, what gives the rows of all of them, as `sagkit.gather`: each then searches the
+            neighbours of its share of the images. Every process has to rebuild, from the same features.
 
     The state dict holds the graph and belongs in the checkpoint.
     """
@@ -308,11 +319,12 @@ class DatasetPairing(Pairing):
         confident: float = 1.0,
         every: int = 1,
         sinkhorn: int = 0,
+        gather: Callable[[Tensor], Tensor] | None = None,
     ):
         super().__init__()
         check_settings(k, length, 1, temperature, kernel, restart, confident)
         require("every", every, "[1, inf)", "1 builds the graph anew at each epoch", whole=True)
-        self.every = every
+        self.every, self.gather = every, gather
         self.k, self.length, self.restart, self.confident = k, length, restart, confident
         self.temperature, self.kernel, self.mutual, self.sinkhorn = temperature, kernel, mutual, sinkhorn
         self.graph: Graph | None = None
@@ -329,7 +341,8 @@ class DatasetPairing(Pairing):
 
     def graph_of(self, nodes: Float[Tensor, "N F"]) -> Graph:
         """The graph that is walked on."""
-        return similarity_graph(nodes, self.k, self.kernel, self.temperature, self.mutual, sinkhorn=self.sinkhorn)
+        settings = {"mutual": self.mutual, "sinkhorn": self.sinkhorn, "gather": self.gather}
+        return similarity_graph(nodes, self.k, self.kernel, self.temperature, **settings)
 
     def _set(self, graph: Graph) -> None:
         self.graph, self._tables, self._least = graph, walk_tables(graph), 0.0

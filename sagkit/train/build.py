@@ -28,10 +28,11 @@ from sagkit.data.taxonomy import superclasses
 from sagkit.loss import barlow_twins_loss, sag_vicreg_loss
 from sagkit.model import DENSE, Encoder, make_encoder, make_projector
 from sagkit.pairing import Queue
+from sagkit.processes import gather
 from sagkit.train.config import OPTIMIZERS, TWO_VIEWS, WALKING, Config
 from sagkit.train.controls import make_pairing
 from sagkit.train.distill import DINO, IJEPA
-from sagkit.train.methods import NEVER, Method, Ramp, TwoViews, only_process
+from sagkit.train.methods import NEVER, Method, Ramp, TwoViews
 
 Source = Examples | Dataset | DataLoader  # what a run can be given
 FINAL_FRACTION = 1e-3  # VICReg's authors: end_lr = base_lr * 0.001
@@ -94,19 +95,6 @@ def make_fabric(config: Config) -> Fabric:
         raise ValueError(f"{setting} cannot be had here ({error}): try --accelerator cpu --devices 1") from None
 
 
-def gather_through(fabric: Fabric):
-    """The gather of a run with several processes: rows of all processes in order of rank, with gradient.
-
-    Pairs, statistics and loss are then those of the global batch. Not so BatchNorm inside encoder and projector: each
-    process normalises by its own share, as under any data-parallel training without synchronised BatchNorm.
-    """
-
-    def gather(x: torch.Tensor) -> torch.Tensor:
-        return fabric.all_gather(x, sync_grads=x.requires_grad).flatten(0, 1)
-
-    return gather
-
-
 def build_views(config: Config, train: Examples) -> tuple[Callable, Callable]:
     """The view of a configuration, and the small local one; of vectors, both are their own."""
     if isinstance(train, VectorSet):
@@ -142,7 +130,7 @@ def build_encoder(config: Config, train: Examples) -> Encoder:
     return encoder.train()
 
 
-def build_method(config: Config, encoder: nn.Module, gather=only_process, known: dict | None = None) -> Method:
+def build_method(config: Config, encoder: nn.Module, known: dict | None = None) -> Method:
     """The method of a configuration around an encoder; `known` are labels of the training images, see `known_of`."""
     length = math.inf if config.schedule == "wsd" else config.epochs  # a trunk does not know how long it will be
     if config.method == "dino":
@@ -155,7 +143,7 @@ def build_method(config: Config, encoder: nn.Module, gather=only_process, known:
     projector = make_projector(width, *shape)
     if config.method == "vicreg":
         loss = partial(sag_vicreg_loss, sim=config.sim, var=config.var, cov=config.cov)
-        return TwoViews(encoder, projector, loss, gather=gather)
+        return TwoViews(encoder, projector, loss)
     if config.method == "barlow-twins":
         loss = partial(barlow_twins_loss, keep=config.keep)
     else:
@@ -163,14 +151,14 @@ def build_method(config: Config, encoder: nn.Module, gather=only_process, known:
     dataset = config.scope == "dataset"
     walk = {name: getattr(config, name) for name in GRAPH_FIELDS}
     if dataset:
-        walk["every"] = config.graph_epochs
+        walk |= {"every": config.graph_epochs, "gather": gather}
     else:
         walk |= {name: getattr(config, name) for name in ("walks", "every", "seed", "unique", "expected", "null")}
         walk["weight"] = 1.0 if config.weight else None  # of which `ramp_of` makes the weight
     pairing = make_pairing(config.pairs, dataset, (known or {}).get("superclass"), config.matched, **walk)
     ramp = ramp_of(config)
     queue = Queue(config.queue_batches) if config.scope == "queue" else None
-    return TwoViews(encoder, projector, loss, pairing, ramp, queue, gather, known)
+    return TwoViews(encoder, projector, loss, pairing, ramp, queue, known=known)
 
 
 def ramp_of(config: Config) -> Ramp:

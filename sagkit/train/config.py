@@ -143,6 +143,7 @@ class Config:
     projector_hidden: int = _of("model", 512, "inner width of the projector", "[1, inf)")
     projector_out: int = _of("model", 512, "its outputs, D", "[1, inf)")
     projector_layers: int = _of("model", 3, "its linear maps; 3: VICReg's authors", "[1, inf)")
+    sync_batchnorm: bool = _of("model", False, "normalise by the global batch, as VICReg's authors; of processes")
 
     epochs: int = _of("optimiser", 10, "passes over the training images", "[0, inf)")
     batch_size: int = _of("optimiser", 256, "images per step over all processes; METHOD.md section 6", "[2, inf)")

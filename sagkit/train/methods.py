@@ -16,7 +16,8 @@ Sources: [R] VICReg, and Barlow Twins (Zbontar et al. 2021); [S] SAG-VICReg adds
 because the first epochs' neighbours are noise.
 
 Differs from the source: VICReg's authors train with SyncBatchNorm and start the last normalisation of every residual
-block at 0 (`zero_init_residual`); here each process normalises by its own share of the batch, and blocks start at 1.
+block at 0 (`zero_init_residual`); here blocks start at 1, and each process normalises by its own share of the batch
+unless `Config.sync_batchnorm` is set.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 from sagkit.loss import Loss
 from sagkit.metrics.purity import weight_per_anchor
 from sagkit.pairing import Pairing, Queue
+from sagkit.processes import gather
 from sagkit.train.timing import Stopwatch
 from sagkit.walk import Ends, Pairs
 
@@ -85,11 +87,6 @@ class Ramp(NamedTuple):
 NEVER = Ramp(0.0)
 
 
-def only_process(x: Tensor) -> Tensor:
-    """The gather of a run with one process."""
-    return x
-
-
 class TwoViews(Method):
     """Encoder and projector under a loss of the two views' projections, and of the pairs that a pairing adds.
 
@@ -115,7 +112,7 @@ class TwoViews(Method):
         pairing: Pairing | None = None,
         ramp: Ramp = NEVER,
         queue: Queue | None = None,
-        gather: Callable[[Tensor], Tensor] = only_process,
+        gather: Callable[[Tensor], Tensor] = gather,
         known: dict[str, Tensor] | None = None,
     ):
         super().__init__()

@@ -61,12 +61,12 @@ from sagkit.metrics.evaluate import (
     view_of,
 )
 from sagkit.model import Encoder, channels_last, extract_features
+from sagkit.processes import synchronised
 from sagkit.train.build import (
     Source,
     build_encoder,
     build_method,
     build_views,
-    gather_through,
     judged_on,
     known_of,
     learning_rate,
@@ -78,7 +78,6 @@ from sagkit.train.build import (
 )
 from sagkit.train.config import Config, check, command_of, differing
 from sagkit.train.doctor import examine_run, tell
-from sagkit.train.methods import only_process
 from sagkit.train.record import (
     load_encoder,
     load_state,
@@ -321,9 +320,10 @@ class Trainer:
         self.images = train.images.to(home_of(train.images, fabric.device))
         self.augmentation, self.local_augmentation = build_views(config, train)
         encoder = build_encoder(config, train)
-        gather = only_process if fabric.world_size == 1 else gather_through(fabric)
         known = known_of(config.data, train)
-        self.method = build_method(config, encoder, gather, known).to(memory_format=torch.channels_last)
+        method = build_method(config, encoder, known)
+        method = synchronised(method, fabric.device) if config.sync_batchnorm else method
+        self.method = method.to(memory_format=torch.channels_last)
         self.method.watch.cuda = fabric.device.type == "cuda"
         optimizer = make_optimizer(config.optimizer, self.method, config.weight_decay)
         self.module, self.optimizer = fabric.setup(self.method, optimizer)

@@ -8,20 +8,18 @@ from torch.multiprocessing import ProcessExitedException
 
 from sagkit.loss import sag_vicreg_loss
 from sagkit.pairing import Queue, WalkPairing
-from sagkit.train.build import gather_through
 from sagkit.train.methods import Ramp, TwoViews
 from sagkit.train.record import load_state, save_state
 
 BATCH, STEPS = 16, 2
 
 
-def method(queue: bool, gather=None) -> TwoViews:
+def method(queue: bool) -> TwoViews:
     torch.manual_seed(0)
-    # Without BatchNorm, whose statistics stay local to a process: see `build.gather_through`.
+    # Without BatchNorm, whose statistics are a process's own unless synchronised: tests/method/test_processes.py.
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(48, 10), nn.ReLU())
-    fields = {"gather": gather} if gather else {}
-    fields["queue"] = Queue(2) if queue else None
-    return TwoViews(encoder, nn.Linear(10, 6), sag_vicreg_loss, WalkPairing(k=4, walks=2), Ramp(0.5), **fields)
+    memory = Queue(2) if queue else None
+    return TwoViews(encoder, nn.Linear(10, 6), sag_vicreg_loss, WalkPairing(k=4, walks=2), Ramp(0.5), memory)
 
 
 def views(step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -51,7 +49,7 @@ def run(module, plain: TwoViews, rows: slice, backward) -> dict:
 
 
 def work(fabric: Fabric, queue: bool, folder: str) -> None:
-    plain = method(queue, gather_through(fabric))
+    plain = method(queue)
     module = fabric.setup_module(plain)
     share = BATCH // fabric.world_size
     rows = slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)

@@ -16,7 +16,6 @@ from sagkit.data.load import ImageSet, make_shapes
 from sagkit.loss import Loss, barlow_twins_loss, sag_vicreg_loss
 from sagkit.model import Encoder, make_encoder, make_projector
 from sagkit.pairing import DatasetPairing, Queue, WalkPairing
-from sagkit.train import trainer as training
 from sagkit.train.build import build_method
 from sagkit.train.config import Config, configure
 from sagkit.train.distill import DINO, IJEPA
@@ -361,10 +360,11 @@ def test_bf16_training_keeps_float32_weights_and_is_resumed_exactly(tmp_path, im
         handed.extend([x.dtype] if x.is_floating_point() else [])
         return x
 
-    monkeypatch.setattr(training, "only_process", note)
-    wrap(
-        monkeypatch, TwoViews, "forward", before=lambda method, *_: weights.update(p.dtype for p in method.parameters())
-    )
+    def look(method, *_):
+        method.gather = note
+        weights.update(p.dtype for p in method.parameters())
+
+    wrap(monkeypatch, TwoViews, "forward", before=look)
     half = small(tmp_path / "half", method=method, precision="bf16-mixed")
     whole = fit(half, *images, progress=False)
     assert handed == [torch.bfloat16, torch.bfloat16, torch.float32, torch.float32] * 15
