@@ -12,11 +12,14 @@ adaptation and decay. Below this room arguments are explicit; the trainer stands
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import TorchElasticEnvironment
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -37,6 +40,8 @@ from sagkit.train.methods import NEVER, Method, Ramp, TwoViews
 Source = Examples | Dataset | DataLoader  # what a run can be given
 FINAL_FRACTION = 1e-3  # VICReg's authors: end_lr = base_lr * 0.001
 GRAPH_FIELDS = ("k", "length", "temperature", "kernel", "mutual", "sinkhorn", "restart", "confident")
+# What gloo says where the process at the other end is gone; NCCL's errors are of a type of their own.
+LOST = re.compile(r"connection (closed|reset|refused)|broken pipe|timed? ?out|gloo|remote worker", re.IGNORECASE)
 LOCAL_SMALLEST = 0.05  # area of a local view: from here to crop_min, where the global ones begin; DINO's authors
 
 
@@ -83,16 +88,47 @@ def native_precision(accelerator: str = "auto") -> str:
 
 
 def make_fabric(config: Config) -> Fabric:
-    """Lightning Fabric for a configuration.
+    """Lightning Fabric for a configuration; under torchrun or SLURM, its processes are those that were started.
 
     Raises:
-        ValueError: for an accelerator, a number of devices or a precision that is not to be had here.
+        ValueError: for an accelerator, a number of devices or a precision that is not to be had here, and for other
+            numbers of processes than torchrun has started.
+    """
+    torchrun, asked = TorchElasticEnvironment, config.devices * config.nodes
+    if torchrun.detect() and (started := torchrun().world_size()) != asked:
+        raise ValueError(
+            f"torchrun has started {started} processes, and devices {config.devices} times nodes {config.nodes} is "
+            f"{asked}: say --devices (its --nproc-per-node) and --nodes (its --nnodes)"
+        )
+    hardware = {"accelerator": config.accelerator, "devices": config.devices, "precision": config.precision}
+    try:
+        return Fabric(num_nodes=config.nodes, **hardware)
+    except (RuntimeError, ValueError) as error:
+        setting = ", ".join(f"{name} {value!r}" for name, value in hardware.items())
+        raise ValueError(f"{setting} cannot be had here ({error}): try --accelerator cpu --devices 1") from None
+
+
+@contextmanager
+def together(config: Config) -> Iterator[None]:
+    """Say in one line, in every process that is left, that another one has ended or cannot be reached.
+
+    One that ends closes its connections, which the others see at once; a machine that falls silent is waited for as
+    long as torch.distributed waits, half an hour.
+
+    Raises:
+        ConnectionError: for what torch.distributed then raises; everything else is raised as it is.
     """
     try:
-        return Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision)
-    except (RuntimeError, ValueError) as error:
-        setting = f"accelerator {config.accelerator!r}, devices {config.devices}, precision {config.precision!r}"
-        raise ValueError(f"{setting} cannot be had here ({error}): try --accelerator cpu --devices 1") from None
+        yield
+    except RuntimeError as error:
+        alone = config.devices * config.nodes == 1
+        if alone or not (isinstance(error, torch.distributed.DistError) or LOST.search(str(error))):
+            raise
+        told = " ".join(str(error).split())
+        raise ConnectionError(
+            f"another process of this run has ended or cannot be reached ({told[:120]}): "
+            "its own words say why, and the same command, on every machine, goes on from the last epoch"
+        ) from None
 
 
 def build_views(config: Config, train: Examples) -> tuple[Callable, Callable]:

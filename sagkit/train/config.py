@@ -202,7 +202,8 @@ class Config:
     probe: bool = _of("record", True, "fit the linear probe in the final evaluation")
     resamplings: int = _of("record", 1000, "of classes and images, behind intervals; 0: no intervals", "[0, inf)")
     accelerator: str = _of("host", "auto", "Lightning Fabric's: auto, cpu, cuda, mps")
-    devices: int = _of("host", 1, "processes", "[1, inf)")
+    devices: int = _of("host", 1, "processes of each machine", "[1, inf)")
+    nodes: int = _of("host", 1, "machines, the same command on each by torchrun or srun", "[1, inf)")
     precision: str = _of("host", "auto", "bf16-mixed, 16-mixed, 32-true; auto: what the hardware computes itself")
     threads: int = _of("host", 0, "CPU threads; 0: PyTorch's choice", "[0, inf)")
     data_root: str = _of("host", "", "where CIFAR lies; empty: SAGKIT_DATA")
@@ -232,10 +233,9 @@ def check(config: Config) -> None:
         value, among = getattr(config, f.name), f.metadata["among"]
         if isinstance(among, tuple) and value not in among:
             raise ValueError(f"unknown {f.name} {value!r}: choose one of {', '.join(among)}")
-    if config.batch_size < 2 or config.batch_size % max(1, config.devices):
-        raise ValueError(
-            f"batch_size {config.batch_size} must be at least 2 and a multiple of devices = {config.devices}"
-        )
+    if config.batch_size < 2 or config.batch_size % max(1, config.devices * config.nodes):
+        processes = f"devices = {config.devices}" + (f" times nodes = {config.nodes}" if config.nodes > 1 else "")
+        raise ValueError(f"batch_size {config.batch_size} must be at least 2 and a multiple of {processes}")
     if config.local_views < 0 or (config.local_views and config.method != "dino"):
         raise ValueError(f"local_views {config.local_views} with {config.method}: at least 0, and dino alone has them")
     if config.decay > (config.epochs if config.schedule == "wsd" else 0):

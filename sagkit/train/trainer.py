@@ -61,7 +61,7 @@ from sagkit.metrics.evaluate import (
     view_of,
 )
 from sagkit.model import Encoder, channels_last, extract_features
-from sagkit.processes import synchronised
+from sagkit.processes import gather, synchronised
 from sagkit.train.build import (
     Source,
     build_encoder,
@@ -75,6 +75,7 @@ from sagkit.train.build import (
     make_optimizer,
     native_precision,
     ramp_of,
+    together,
 )
 from sagkit.train.config import Config, check, command_of, differing
 from sagkit.train.doctor import examine_run, tell
@@ -132,7 +133,7 @@ def fit(
         ValueError: for impossible settings, sets that do not go together, a record of other settings or images in the
             run's place (unless it is to be overwritten), another process at the same run, a loss that is not finite, or
             an evaluation that failed; the encoder is then kept.
-        OSError: where record or checkpoint cannot be written.
+        OSError: where record or checkpoint cannot be written, or another process of the run has ended.
         KeyboardInterrupt: for a run that was stopped; says what is kept.
     """
     check(config)
@@ -147,18 +148,33 @@ def fit(
     if config.precision == "auto":  # resolved before anything is recorded, so that a run repeats exactly elsewhere
         config = replace(config, precision=native_precision(config.accelerator))
     fabric = make_fabric(config)
-    fabric.launch()
-    torch.manual_seed(config.seed)
-    trainer = Trainer(config, fabric, train)
-    check_encodes(trainer, queries)
-    with ExitStack() as held:
+    with together(config), ExitStack() as held:
+        fabric.launch()
+        torch.manual_seed(config.seed)
+        trainer = Trainer(config, fabric, train)
+        check_encodes(trainer, queries)
         for path in (trainer.checkpoint, trainer.path) if fabric.is_global_zero else ():
             held.enter_context(alone(path.with_suffix(".lock"), f"{path.with_suffix('')} is being trained"))
         if not resume(trainer) and config.trunk:
             branch(trainer, config.trunk)
+        refuse_apart(trainer)
         with Stop(noted=fabric.world_size == 1) as stop:
             _train(trainer, _bar(config, trainer, progress and fabric.is_global_zero), stop, after_epoch)
         return finish(trainer, queries)
+
+
+def refuse_apart(trainer: Trainer) -> None:
+    """Refuse to train where processes stand at different steps, as when not all machines see the checkpoint.
+
+    Raises:
+        ValueError: by every process, naming the folder.
+    """
+    stands = gather(torch.tensor([[trainer.epoch, trainer.done]], device=trainer.fabric.device)).tolist()
+    if stands != stands[:1] * len(stands):
+        told = ", ".join(f"{steps} steps after epoch {epoch}" for epoch, steps in stands)
+        raise ValueError(
+            f"processes stand apart, {told}: --runs {trainer.config.runs} has to be one folder that all machines share"
+        )
 
 
 def _train(trainer: Trainer, bar, stop: Stop, after_epoch: Callable[[Trainer], None] | None) -> None:
@@ -664,7 +680,9 @@ def replay(path, train: Examples) -> dict[str, float]:
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(device, True)
     with tempfile.TemporaryDirectory() as scratch:
         config = Config.from_dict(stored["config"])
-        config = replace(config, results=scratch, runs=scratch, accelerator=device if here else "cpu", devices=1)
+        config = replace(
+            config, results=scratch, runs=scratch, accelerator=device if here else "cpu", devices=1, nodes=1
+        )
         if config.threads:
             torch.set_num_threads(config.threads)
         trainer = Trainer(config, make_fabric(config), train)
