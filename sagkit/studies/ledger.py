@@ -1,6 +1,7 @@
-"""A ledger of runs: a text file of `sagkit train` command lines, worked off in order, several at once, each run once.
+"""A ledger of runs: a text file of `sagkit train` command lines, each run once, on this machine or by SLURM.
 
-    sagkit study ledger plan.txt --jobs 2
+    sagkit study ledger plan.txt --jobs 2                                           # two at once, here
+    sagkit study ledger plan.txt --slurm partition=gpu gpus_per_node=1 time=240     # as jobs of a cluster
 
     --profile tour --method vicreg --keep-at 4              # one run a line; then a branch of it
     --profile tour --method sag-vicreg --walk-start 0.5 --trunk runs/tour/shapes/vicreg-seed0.epoch4.safetensors
@@ -8,9 +9,14 @@
     --profile tour --method dino --seed {1,2} --lr {1e-3,2e-3}      # two, not four
 
 A run whose record and encoder exist is skipped, an interrupted one continues from its checkpoint, and a line with a
-trunk waits until another run has kept it. A line that fails is reported and the others continue. The processes that
-train are started once and share one copy of the images: on a GPU, where a run may take a minute, starting would cost as
-much. [K]
+trunk waits until another run has kept it. A line that fails is reported and the others continue; so is one that is
+killed, and the next call goes on from its last epoch.
+
+Jobs are submitit's, the field's own: every run is a process of its own, with its log. That costs each run the start of
+Python and torch, which a pool of processes would pay once; in return one that is killed takes no other with it, where a
+pool breaks as a whole, and the same lines run on a cluster. There, a branch is submitted with its trunk and depends on
+it; the job of a run waits for an earlier one of the same name, so that a second call makes nothing twice; and one that
+runs out of its time, or has to make room, is queued again and goes on. Images are read from the decoded cache. [K]
 """
 
 from __future__ import annotations
@@ -18,20 +24,23 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from submitit import AutoExecutor, Job
+from submitit.core.utils import FailedJobError
+from submitit.helpers import Checkpointable
 
-from sagkit.data.load import ImageSet, load_images
-from sagkit.train.build import judged_on
 from sagkit.train.config import Config, flags, parse
+from sagkit.train.record import run_path, snapshot_path
 from sagkit.train.trainer import fit, stored_run
 
 BRACES = re.compile(r"\{([^{}]*)\}")
-POLL = 0.5  # seconds between two looks for trunks that a running line keeps
+POLL = 0.5  # seconds between two looks at what is running
+YEAR = 60 * 24 * 365  # minutes that a run may take on this machine; a cluster has limits of its own
 SHOWN = ("spearman_pairs", "knn", "label_free")
 
 
@@ -71,78 +80,132 @@ def _runs_of(line: str) -> list[list[str]]:
     return [run(number) for number in range(several.pop())] if words else []
 
 
-def work_off(plan: list[Config], jobs: int = 1, tell=print) -> list[Config]:
+class Training(Checkpointable):
+    """One run as a job: (whether it is done, what it scored or why it failed, in one line).
+
+    submitit calls it again, as it is, where a cluster ended it; `fit` goes on from its checkpoint. It takes no GPU away
+    that the ledger itself sees, which submitit does from jobs of this machine.
+    """
+
+    def __init__(self):
+        self.visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+
+    def __call__(self, config: Config) -> tuple[bool, str]:
+        if os.environ["SUBMITIT_EXECUTOR"] == "local":
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+            os.environ.update({"CUDA_VISIBLE_DEVICES": self.visible} if self.visible is not None else {})
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        try:
+            scores = fit(config, progress=False).record["metrics"]
+        except (ValueError, OSError) as error:
+            return False, str(error)
+        return True, ", ".join(f"{name} {scores[name]:.4f}" for name in SHOWN if name in scores)
+
+
+def work_off(
+    plan: list[Config], jobs: int = 1, tell=print, slurm: dict[str, str | int] | None = None, logs="runs/ledger"
+) -> list[Config]:
     """Run a plan; returns the runs that failed or never began.
 
     Args:
         plan: runs, in order of preference; one that has to wait for its trunk lets others pass.
-        jobs: runs at once, each in a process of its own.
+        jobs: runs at once, on this machine.
         tell: takes one line about each run that ended.
+        slurm: submit all runs to SLURM, with these parameters of submitit's executor; None: run them here.
+        logs: folder of the jobs' logs, which all machines of a cluster share.
 
     Raises:
-        ValueError: for fewer than one job.
+        ValueError: for fewer than one job, or parameters that submitit does not know.
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
+    executor = _executor(Path(logs), slurm)
     waiting, failed = [config for config in plan if not stored_run(config, config.results)], []
     tell(f"{len(plan)} runs, {len(plan) - len(waiting)} of them done before")
-    images: dict[tuple, ImageSet] = {}
-    running: dict[Future, Config] = {}
-    with ProcessPoolExecutor(jobs, mp_context=torch.multiprocessing.get_context("spawn")) as pool:
+    running: dict[Job, Config] = {}
+    keepers: dict[str, Job] = {}  # who will keep a trunk, of what is submitted
+    with ExitStack() as at_the_end:
         while waiting or running:
-            ready = [c for c in waiting if not c.trunk or os.path.exists(c.trunk)]
-            for config in ready[: jobs - len(running)]:
+            ready = [c for c in waiting if not c.trunk or os.path.exists(c.trunk) or (slurm and c.trunk in keepers)]
+            for config in ready[: None if slurm else jobs - len(running)]:
                 waiting.remove(config)
-                try:
-                    running[pool.submit(_run, config, *_shared(config, images))] = config
-                except (ValueError, OSError) as error:
-                    failed.append(config)
-                    tell(f"{shlex.join(flags(config))}: {error}")
+                if slurm is not None:
+                    executor.update_parameters(**_place_in_queue(config, keepers))
+                job = executor.submit(Training(), config)
+                running[job] = config
+                keepers |= dict.fromkeys(_keeps(config), job)
+                if slurm is None:  # a job of this machine ends with its ledger
+                    at_the_end.callback(lambda job=job: job.done() or job.cancel())
             if waiting and not running and not ready:
                 tell(f"no run left that keeps {', '.join(sorted({c.trunk for c in waiting}))}")
                 return failed + waiting
-            for done in wait(running, POLL, FIRST_COMPLETED).done:
-                config, error = running.pop(done), done.exception()
-                failed += [config] if error else []
-                tell(f"{shlex.join(flags(config))}: {error or done.result()}")
+            for job in [job for job in running if job.done()]:
+                config, (done, told) = running.pop(job), outcome(job)
+                failed += [] if done else [config]
+                tell(f"{shlex.join(flags(config))}: {told}")
+            time.sleep(POLL if running else 0)
     return failed
 
 
-def _shared(config: Config, images: dict[tuple, ImageSet]) -> list[ImageSet]:
-    """What a run trains on and is judged on, loaded once for all, in memory that processes share."""
-    sets = []
-    for split in (config.split, judged_on(config)):
-        key = config.data, split, config.data_root
-        if key not in images:
-            images[key] = load_images(config.data, split, root=config.data_root or None)
-            images[key].images.share_memory_()
-        sets.append(images[key])
-    return sets
+def _executor(logs: Path, slurm: dict[str, str | int] | None) -> AutoExecutor:
+    made = AutoExecutor(folder=logs / "%j", cluster="local" if slurm is None else "slurm", slurm_max_num_timeout=1000)
+    try:
+        given = {f"slurm_{name}": value for name, value in (slurm or {}).items()}
+        made.update_parameters(**(given if slurm is not None else {"timeout_min": YEAR}))
+    except (NameError, TypeError) as error:
+        raise ValueError(f"slurm: {str(error).splitlines()[0]}") from None
+    return made
 
 
-def _run(config: Config, train: ImageSet, queries: ImageSet) -> str:
-    """One run, in a process of the pool; what it scored, in one line."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    run = fit(config, train, queries, progress=False)
-    return ", ".join(f"{name} {run.record['metrics'][name]:.4f}" for name in SHOWN if name in run.record["metrics"])
+def _place_in_queue(config: Config, keepers: dict[str, Job]) -> dict:
+    """After the run that keeps the trunk, if that is in the queue, and after any job of the same run."""
+    after = [f"afterok:{keepers[config.trunk].job_id}"] if config.trunk in keepers else []
+    name = "-".join(map(str, (config.profile, config.data, config.method, config.variant, config.seed)))
+    more = {"kill-on-invalid-dep": "yes"} if after else {}
+    return {
+        "name": re.sub(r"\W+", "-", name),
+        "slurm_dependency": ",".join([*after, "singleton"]),
+        "slurm_additional_parameters": more,
+    }
 
 
-def main(plan: str, /, jobs: int = 1, results: str = "") -> None:
+def _keeps(config: Config) -> list[str]:
+    """The trunks that a run keeps."""
+    checkpoint = run_path(config, config.runs).with_suffix(".safetensors")
+    return [str(snapshot_path(checkpoint, epoch)) for epoch in config.keep_at]
+
+
+def outcome(job: Job) -> tuple[bool, str]:
+    """Of a job that has ended: whether its run is done, and one line on it."""
+    error = job.exception()
+    if error is None:
+        return job.result()
+    if isinstance(error, FailedJobError):  # what nobody expects; the log has all of it
+        return False, f"{str(error).strip().splitlines()[-1]}; see {job.paths.stderr}"
+    return False, (
+        "ended from outside, as when memory runs out: what is finished is kept, and the next call goes on from its "
+        f"last epoch; see {job.paths.stderr}"
+    )
+
+
+def main(
+    plan: str, /, jobs: int = 1, results: str = "", slurm: tuple[str, ...] = (), logs: str = "runs/ledger"
+) -> None:
     """Run a plan of trainings, several at once, each once.
 
     Args:
         plan: text file, one run a line: the flags of `sagkit train`.
-        jobs: runs at once.
+        jobs: runs at once, on this machine.
         results: folder of all run records, in place of what the lines say.
+        slurm: submit the runs to SLURM, with parameters of submitit's SlurmExecutor as name=value.
+        logs: folder of the jobs' logs; on a cluster, one that all machines share.
     """
-    try:
-        runs = read_plan(plan)
-        failed = work_off([replace(run, results=results) for run in runs] if results else runs, jobs)
-    except BrokenProcessPool:
-        raise ChildProcessError(
-            "a run was ended from outside, as when memory runs out: start again with fewer --jobs; "
-            "what is finished is kept, and the rest goes on from its last epoch"
-        ) from None
-    if failed:
+    runs = read_plan(plan)
+    given = dict(word.split("=", 1) for word in slurm if "=" in word)
+    if len(given) < len(slurm):
+        raise ValueError(f"slurm takes name=value, such as partition=gpu, got {' '.join(slurm)}")
+    parameters = {name: int(value) if value.isdigit() else value for name, value in given.items()} or None
+    runs = [replace(run, results=results) for run in runs] if results else runs
+    if failed := work_off(runs, jobs, slurm=parameters, logs=logs):
         raise ChildProcessError(f"{len(failed)} runs failed: mend them and start again, the others are done")

@@ -489,11 +489,11 @@ class Trainer:
         }
 
     def save(self) -> None:
-        """Write the checkpoint of the step just done."""
+        """Write the checkpoint of the step just done; first what is kept of it, as a run that goes on is past that."""
         if self.fabric.is_global_zero:
-            save_state(self.checkpoint, self.state())
             if self.epoch in self.config.keep_at and not self.done:
                 save_state(snapshot_path(self.checkpoint, self.epoch), self.state())
+            save_state(self.checkpoint, self.state())
         self.fabric.barrier()
 
     def keep_step(self, step: int, index: torch.Tensor) -> str:

@@ -2,20 +2,23 @@
 
 import json
 import math
+import os
 import shlex
-from concurrent.futures.process import BrokenProcessPool
+import signal
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from tiny import tiny
 
-from sagkit.__main__ import main as sagkit
 from sagkit.data.load import load_images
 from sagkit.studies import ledger
 from sagkit.studies.ledger import read_plan, work_off
 from sagkit.train.config import Config, check, configure, flags
-from sagkit.train.record import load_encoder, run_path, snapshot_path
+from sagkit.train.record import load_encoder, load_state, run_path, snapshot_path
 from sagkit.train.trainer import fit
 
 
@@ -25,32 +28,48 @@ def line(config) -> str:
 
 @pytest.fixture
 def plan(tmp_path):
-    """A branch, a run without data, the branch's trunk, and a run that cannot be, as lines of a plan in this order."""
-    few = {"readout_every": 0, "probe": False, "resamplings": 0, "epochs": 2, "batch_size": 512}
+    """A branch, a run without data, and the branch's trunk, as lines of a plan in this order."""
+    few = {"readout_every": 0, "probe": False, "resamplings": 0, "epochs": 4, "batch_size": 512}
     few |= {"threads": torch.get_num_threads()}  # sums of another number of threads round differently
     trunk = tiny(tmp_path, method="vicreg", keep_at=(1,), **few)
     kept = run_path(trunk, trunk.runs).with_name("vicreg-seed0.epoch1.safetensors")
-    branch = tiny(tmp_path, walk_start=0.5, trunk=str(kept), **few)
-    impossible = tiny(tmp_path, method="vicreg", seed=1, **few | {"batch_size": 100_000})
+    branch = tiny(tmp_path, walk_start=0.25, trunk=str(kept), **few)
     nowhere = tiny(tmp_path, method="vicreg", seed=2, data=str(tmp_path / "nowhere"), **few)
-    lines = ["# four runs", line(branch) + "  # waits", "", line(nowhere), line(trunk), line(impossible)]
     path = tmp_path / "plan.txt"
-    path.write_text("\n".join(lines))
-    return path, branch
+    path.write_text("\n".join(["# three runs", line(branch) + "  # waits", "", line(nowhere), line(trunk)]))
+    return path, branch, trunk
 
 
-@pytest.mark.slow
-def test_runs_are_those_of_train_and_are_made_once(plan, tmp_path):
-    path, branch = plan
-    told = []
-    failed = work_off(read_plan(path), jobs=2, tell=told.append)
-    assert sorted(config.seed for config in failed) == [1, 2]
+def kill_once_it_has_kept(checkpoint: Path, folder: Path) -> None:
+    """SIGKILL for the process that trains, as soon as its first checkpoint lies there."""
+    while not checkpoint.exists():
+        time.sleep(0.02)
+    for process in Path("/proc").glob("[0-9]*"):
+        words = (process / "cmdline").read_bytes() if process.exists() else b""
+        if b"submitit.core._submit" in words and str(folder).encode() in words:
+            os.kill(int(process.name), signal.SIGKILL)
+
+
+@pytest.mark.slow  # five processes that import torch
+def test_a_killed_run_is_told_the_next_call_goes_on_and_runs_are_those_of_train_made_once(plan, tmp_path):
+    path, branch, trunk = plan
+    told, logs = [], tmp_path / "logs"
+    mine = run_path(trunk, trunk.runs).with_suffix(".safetensors")
+    killer = threading.Thread(target=kill_once_it_has_kept, args=(mine, logs))
+    killer.start()
+    failed = work_off([c for c in read_plan(path) if c != branch], jobs=1, tell=told.append, logs=logs)
+    killer.join()
+    assert sorted(config.seed for config in failed) == [0, 2]
     assert any(f"{tmp_path}/nowhere does not exist" in text for text in told)
-    assert any("batch_size 100000 exceeds the 4096 training images" in text for text in told)
+    assert any("ended from outside" in text and "goes on from its last epoch" in text for text in told)
+    before = load_state(mine)["log"]
+    assert before
 
+    assert [config.seed for config in work_off(read_plan(path), jobs=2, tell=told.append, logs=logs)] == [2]
+    record = json.loads(run_path(trunk, trunk.results).read_text())
+    assert [entry["loss"] for entry in record["log"]][: len(before)] == [round(e["loss"], 5) for e in before]
     alone = tiny(tmp_path / "alone", **{k: getattr(branch, k) for k in ("epochs", "batch_size", "walk_start")})
-    images = load_images("shapes"), load_images("shapes", "test")
-    expected = fit(alone, *images, progress=False).encoder.state_dict()
+    expected = fit(alone, load_images("shapes"), load_images("shapes", "test"), progress=False).encoder.state_dict()
     record = run_path(branch, branch.results)
     for name, value in load_encoder(record.with_suffix(".safetensors")).state_dict().items():
         assert torch.equal(value, expected[name]), name
@@ -58,15 +77,62 @@ def test_runs_are_those_of_train_and_are_made_once(plan, tmp_path):
 
     written = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("results/**/*.json")}
     again = []
-    assert len(work_off(read_plan(path), jobs=1, tell=again.append)) == 2
-    assert again[0] == "4 runs, 2 of them done before"
+    done = [c for c in read_plan(path) if c.seed == 0]
+    assert work_off(done, tell=again.append, logs=logs) == []
+    assert again == ["2 runs, 2 of them done before"]
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("results/**/*.json")} == written
+
+
+SBATCH = """#!{python}
+import pathlib, sys
+folder = pathlib.Path(__file__).parent
+number = len(list(folder.glob("job*"))) + 1
+(folder / f"job{{number}}").write_text(pathlib.Path(sys.argv[-1]).read_text())
+print(f"Submitted batch job {{number}}")
+"""
+
+
+def test_on_a_cluster_a_branch_depends_on_its_trunk_and_no_run_overtakes_itself(tmp_path, monkeypatch):
+    """A stand-in for SLURM takes the scripts and says of every job that it failed."""
+    scripts = {"sbatch": SBATCH.format(python=sys.executable), "srun": "#!/bin/sh\n", "scontrol": "#!/bin/sh\n"}
+    scripts["sacct"] = '#!/bin/sh\necho "JobID|State|NodeList"; echo "1|FAILED|a"; echo "2|CANCELLED|a"\n'
+    for name, text in scripts.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(ledger, "outcome", lambda job: (False, job.state))
+    trunk = tiny(tmp_path, method="vicreg", keep_at=(1,))
+    kept = snapshot_path(run_path(trunk, trunk.runs).with_suffix(".safetensors"), 1)
+    branch, told = tiny(tmp_path, walk_start=0.5, trunk=str(kept)), []
+    failed = work_off([branch, trunk], tell=told.append, slurm={"partition": "gpu", "time": 60}, logs=tmp_path / "logs")
+    assert failed == [trunk, branch]
+    assert [line.rsplit(": ", 1)[1] for line in told[1:]] == ["FAILED", "CANCELLED"]
+    first, second = ((tmp_path / f"job{number}").read_text() for number in (1, 2))
+    assert "--partition=gpu" in first
+    assert "--time=60" in first
+    assert "--job-name=tour-shapes-vicreg-default-0\n" in first
+    assert "--dependency=singleton\n" in first
+    assert "--dependency=afterok:1,singleton\n" in second
+    assert "--kill-on-invalid-dep=yes\n" in second
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(("gpu",), "slurm takes name=value"), (("colour=red",), "Unknown argument 'colour' .* partition")],
+)
+def test_what_slurm_is_not_told_is_refused_before_anything_is_submitted(tmp_path, monkeypatch, words, message):
+    (tmp_path / "plan.txt").write_text("--method vicreg\n")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "srun").write_text("#!/bin/sh\n")
+    (tmp_path / "srun").chmod(0o755)
+    with pytest.raises(ValueError, match=message):
+        ledger.main(str(tmp_path / "plan.txt"), slurm=words, logs=str(tmp_path / "logs"))
 
 
 def test_a_trunk_that_nobody_keeps_ends_the_ledger(tmp_path):
     lost = tiny(tmp_path, walk_start=0.5, trunk=str(tmp_path / "nowhere.safetensors"))
     told = []
-    assert work_off([lost], tell=told.append) == [lost]
+    assert work_off([lost], tell=told.append, logs=tmp_path / "logs") == [lost]
     assert told[-1] == f"no run left that keeps {tmp_path}/nowhere.safetensors"
 
 
@@ -89,16 +155,6 @@ def test_a_bad_plan_is_refused_by_line_before_anything_runs(tmp_path, text, mess
 def test_no_jobs_are_refused():
     with pytest.raises(ValueError, match="jobs must be at least 1, got 0"):
         work_off([], jobs=0)
-
-
-def test_a_process_that_is_killed_is_told_with_a_remedy(tmp_path, monkeypatch):
-    def killed(*_):
-        raise BrokenProcessPool
-
-    (tmp_path / "plan.txt").write_text("--method vicreg\n")
-    monkeypatch.setattr(ledger, "work_off", killed)
-    with pytest.raises(SystemExit, match=r"^sagkit study ledger: .*ended from outside.*fewer --jobs"):
-        sagkit(["study", "ledger", str(tmp_path / "plan.txt")])
 
 
 def test_a_line_with_values_in_braces_is_a_run_for_each(tmp_path):

@@ -7,9 +7,10 @@ import torch
 from tiny import tiny as tiny_run
 
 from sagkit.data.load import make_shapes
-from sagkit.train.build import learning_rate
+from sagkit.train import trainer
+from sagkit.train.build import learning_rate, make_fabric
 from sagkit.train.record import core_seconds, load_state
-from sagkit.train.trainer import fit
+from sagkit.train.trainer import Trainer, fit
 
 pytestmark = pytest.mark.xdist_group("trunk")  # costly fixtures, made once
 
@@ -32,6 +33,16 @@ def trunk(tmp_path_factory, images) -> str:
     kept = sorted(folder.rglob("runs/**/*.safetensors"))
     assert [path.name for path in kept] == [f"vicreg-seed0.epoch{n}.safetensors" for n in (1, 2)], "and not its own"
     return str(kept[1])
+
+
+def test_a_run_killed_as_it_writes_its_checkpoint_has_kept_its_trunk(tmp_path, images, monkeypatch):
+    """The run that goes on from that checkpoint is past the trunk and keeps it no more."""
+    config = tiny(tmp_path, keep_at=(1,))
+    made, written = Trainer(config, make_fabric(config), images[0]), []
+    made.epoch = 1
+    monkeypatch.setattr(trainer, "save_state", lambda path, state: written.append(path.name))
+    made.save()
+    assert written == ["sag-vicreg-seed0.epoch1.safetensors", "sag-vicreg-seed0.safetensors"]
 
 
 @pytest.mark.slow
