@@ -45,6 +45,21 @@ def test_a_neighbour_search_shows_time_ratio_and_recall():
     assert bench_table("neighbors", records) == neighbor_table(records)
 
 
+def test_graphs_of_millions_show_processor_time_recall_memory_growth_and_what_is_not_measured():
+    entry = {"seconds": 90.0, "core_seconds": 12.34, "recall": 0.9612, "peak_mb": 1536.0}
+    record = MADE | {"k": 16, "width": 128, "classes": 100, "spread": 16, "walks": 1_000_000, "length": 8}
+    record["entries"] = {
+        "one": {"10000": entry, "1000000": {"expected_seconds": 1800}},
+        "two": {"10000": entry | {"walk_core_seconds": 2.0}},
+    }
+    record["exponents"] = {"one": 1.234, "two": None}
+    text = bench_table("graphs", {"graphs": record})
+    assert "| one | 12.3 (0.961, 1.5 GiB) | not measured (about 30 min expected) | N^1.23 |" in text
+    assert "| two | 12.3 (0.961, 1.5 GiB) | not measured | not measured |" in text
+    assert "1,000,000 walks of 8 steps: 2.0 s on 10,000 nodes." in text
+    assert "`python tests/bench_graphs.py` writes the record" in bench_table("graphs", {})
+
+
 def test_a_benchmark_without_a_record_is_not_measured_yet():
     for name in ("training", "walks", "neighbors", "metrics"):
         assert bench_table(name, {}) == "Not measured yet: `make bench` writes the record."
