@@ -85,9 +85,7 @@ class ImageSet:
 
     def __post_init__(self):
         images, labels, classes = self.images, self.labels, len(self.class_names)
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-            found = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
-            raise ValueError(f"images must be uint8 (N, 3, H, W), got {found}: convert to 8-bit RGB, channels first")
+        check_images(images)
         if self.paths is not None and len(self.paths) != len(images):
             raise ValueError(f"{len(self.paths)} paths for {len(images)} images: give one each, or None")
         check_labels(labels, len(images), classes)
@@ -104,6 +102,18 @@ class ImageSet:
             labels=None if self.labels is None else self.labels[rows],
             paths=None if self.paths is None else tuple(self.paths[i] for i in rows.tolist()),
         )
+
+
+def check_images(images) -> None:
+    """Refuse images that are no tensor uint8 (N, 3, H, W).
+
+    Raises:
+        ValueError: naming what was found.
+    """
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        found = f"{getattr(images, 'dtype', type(images).__name__)} {tuple(getattr(images, 'shape', ()))}"
+        found = found.removeprefix("torch.") if isinstance(images, Tensor) else f"no tensor, {found}"
+        raise ValueError(f"images must be uint8 (N, 3, H, W), got {found}: convert to 8-bit RGB, channels first")
 
 
 def check_labels(labels: Tensor | None, n: int, classes: int) -> None:

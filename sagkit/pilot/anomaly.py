@@ -24,6 +24,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from sagkit import require
+from sagkit.data.load import check_images
 from sagkit.graph import similarity_graph
 from sagkit.metrics.checks import feature_array, same_width
 from sagkit.metrics.local import CHUNK, Index
@@ -47,8 +48,7 @@ def distance_anomaly(bank, queries=None, k: int = K) -> Tensor:
     """
     bank, queries = _items(bank, queries)
     most = len(bank) - (queries is None)
-    if not 1 <= k <= most:
-        raise ValueError(f"k = {k} neighbours need 1 <= k <= {most} other items")
+    require("k", k, f"[1, {most}]", "it counts other items", whole=True)
     centre = bank.float().mean(dim=0)  # differences stay, and squares lose less of what is close
     bank = bank.float() - centre
     asked, found = bank if queries is None else queries.float() - centre, []
@@ -150,7 +150,14 @@ DEFAULT = next(iter(SCORES))  # chosen before any label is seen
 def picture_scores(
     features: Float[Tensor, "N F"], images: UInt8[Tensor, "N 3 H W"], left_out: tuple[str, ...] = ()
 ) -> dict[str, Tensor]:
-    """Scores (N,) of pictures by name, but those left out; the default looks at features and appearance at once."""
+    """Scores (N,) of pictures by name, but those left out; the default looks at features and appearance at once.
+
+    Raises:
+        ValueError: for images that are not uint8, as many as there are features, and as the scores.
+    """
+    check_images(images)
+    if len(images) != len(features):
+        raise ValueError(f"{len(features)} rows of features for {len(images)} images: give one each")
     given = dict.fromkeys(SCORES, features) | {DEFAULT: seen_at_once(features, images)}
     return {name: score(given[name]) for name, score in SCORES.items() if name not in left_out}
 

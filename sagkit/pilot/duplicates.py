@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from sagkit.data.load import check_images
 from sagkit.graph import nearest_neighbors
 
 NEAREST, BITS = 24, 22  # nearest others looked at, and how many bits of 64 a hash may differ in
@@ -33,10 +34,10 @@ CROP, MOST = 0.1, 0.16  # what a copy may lack of each side, and the largest cha
 STILL = 0.02  # change of scale and shift that is none
 PLAUSIBLE = 0.85  # correlation at 16 x 16 below which a pair is not aligned further
 STEPS = 6  # of Gauss and Newton
-CLOSE = 10  # bits within which hashes are near
+CLOSE = 12  # bits within which hashes are near
 ALIKE, SURE = 0.7, 0.9  # correlation of detail of duplicates whose hashes are near, and are not
 LEFT, SURELY_LEFT = 0.65, 0.85  # of what is left beyond their nearest others; the second also in a series
-HUE = 0.6  # cosine of their colours, where both have some
+HUE, COLOURED = 0.6, 8.0  # cosine of their colours, where both have as much as JPEG at quality 10 does not change
 NOISE, LEAST_DETAIL = 3.0, 1.5  # of 255 levels: contrast that counts half, and least standard deviation of detail
 SERIES, MUCH = 8, 0.4  # others as good as equal, or median correlation of all, that make a series
 SHARED = 4  # components that a picture shares with its nearest others
@@ -51,7 +52,11 @@ def near_duplicates(images: Tensor) -> list[list[int]]:
 
     Args:
         images: uint8 (N, 3, H, W).
+
+    Raises:
+        ValueError: for anything else.
     """
+    check_images(images)
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -226,7 +231,7 @@ def same_hue(x: Tensor, y: Tensor) -> Tensor:
     """Whether the colours of images lie on one side of grey, bool (P,); grey ones go with every colour."""
     small = (F.adaptive_avg_pool2d(side.float(), 4) for side in (x, y))
     a, b = ((side - side.mean(dim=1, keepdim=True)).flatten(1) for side in small)
-    coloured = torch.minimum(a.norm(dim=1), b.norm(dim=1)) >= LEAST_DETAIL * a.shape[1] ** 0.5
+    coloured = torch.minimum(a.norm(dim=1), b.norm(dim=1)) >= COLOURED * a.shape[1] ** 0.5
     return ~coloured | (F.cosine_similarity(a, b, dim=1) >= HUE)
 
 

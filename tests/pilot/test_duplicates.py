@@ -37,6 +37,22 @@ def test_copies_of_every_kind_lie_in_one_group_with_their_original(originals):
     assert near_duplicates(originals) == []
 
 
+def test_what_compression_does_to_pale_colours_makes_no_other_picture():
+    vivid = smooth(24, seed=3).float()
+    pale = vivid.mean(dim=1, keepdim=True) * 0.8 + 0.2 * vivid  # colours that JPEG at quality 10 turns into others
+    pale = pale.byte()
+    copies = torch.stack([families.as_tensor(families.compressed(families.as_picture(i), 10)) for i in pale])
+    assert sorted(near_duplicates(torch.cat([pale, copies]))) == [[row, 24 + row] for row in range(24)]
+
+
+@pytest.mark.parametrize(
+    "images", [torch.rand(4, 3, 8, 8), torch.zeros(4, 8, 8, 3).byte(), torch.zeros(3, 8, 8).byte()]
+)
+def test_what_are_no_pictures_is_refused(images):
+    with pytest.raises(ValueError, match=r"images must be uint8 \(N, 3, H, W\), got "):
+        near_duplicates(images)
+
+
 def test_the_same_and_the_changed_are_told_apart(originals):
     turned = originals[3].flip(-1)
     darker = families.as_tensor(ImageEnhance.Brightness(families.as_picture(originals[2])).enhance(0.7))
