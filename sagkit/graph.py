@@ -32,6 +32,8 @@ from sagkit.processes import processes, rank
 KERNELS = ("cosine", "gaussian", "shared")
 BLOCK = 64  # columns per maximum: 64 floats are one pass of a vector unit over four cache lines
 SMALLEST = 1e-30  # weight into a node: what is there before a division, where every edge's weight was rounded to 0
+USUAL = 1e-6  # features whose largest lies between this and its inverse are taken as they are
+LEAST_TEMPERATURE = 1e-30  # smaller ones are taken for it: a similarity over them is infinite in float32
 CHUNK = 512  # rows of similarities held at a time: 100 MB for 50,000 nodes; 1,024 rows took 2.5 times as long
 
 
@@ -41,8 +43,8 @@ class Graph:
 
     neighbors: where each slot leads, 0 to N - 1. A node without edges is its own neighbour with weight 1. Two slots of
         a row that lead to one node count together.
-    weights: transition probabilities, at least 0 and finite; a row of another sum than 1 is read as its shares, and a
-        row of zeros as a node that walks do not leave.
+    weights: transition probabilities, at least 0, of finite sum; a row of another sum than 1 is read as its shares, and
+        a row of zeros as a node that walks do not leave.
     similarity: absolute cosine similarity behind each slot, in [-1, 1]; None where there is none.
     recall: share of the true K nearest that an approximate search found, on a sample; None for an exact search.
 
@@ -58,6 +60,8 @@ class Graph:
 
     def __post_init__(self):
         neighbors, weights, similarity = self.neighbors, self.weights, self.similarity
+        parts = {"neighbors": neighbors, "weights": weights, "similarity": similarity}
+        require_tensors(**{name: part for name, part in parts.items() if part is not None})
         shapes = {tuple(x.shape) for x in (neighbors, weights, similarity) if x is not None}
         if len(shapes) > 1 or neighbors.ndim != 2 or not neighbors.numel():
             told = ", ".join(str(tuple(x.shape)) for x in (neighbors, weights, similarity) if x is not None)
@@ -66,8 +70,7 @@ class Graph:
             )
         if neighbors.is_floating_point() or neighbors.dtype == torch.bool or not weights.is_floating_point():
             raise ValueError(f"neighbors are whole and weights floats: got {neighbors.dtype} and {weights.dtype}")
-        devices = {x.device.type for x in (neighbors, weights, similarity) if x is not None}
-        if devices == {"cpu"} and not torch.compiler.is_compiling():
+        if weights.device.type == "cpu" and not torch.compiler.is_compiling():
             self._check_values()
 
     def _check_values(self) -> None:
@@ -76,7 +79,7 @@ class Graph:
             raise ValueError(
                 f"neighbors {int(low)}..{int(high)} exceed the graph's {len(self)} nodes, 0..{len(self) - 1}"
             )
-        bad = ~((self.weights >= 0) & self.weights.isfinite()).all(dim=1)
+        bad = ~((self.weights >= 0).all(dim=1) & self.weights.sum(dim=1).isfinite())
         if bad.any():
             row = int(bad.nonzero()[0])
             raise ValueError(f"weights must be at least 0 and finite: row {row} is {self.weights[row].tolist()}")
@@ -110,6 +113,7 @@ class Graph:
         from scipy.sparse import coo_array
 
         neighbors, shares = self.transitions()
+        shares = shares.detach().to(torch.promote_types(shares.dtype, torch.float32))  # scipy has no half precision
         rows, slots = (shares > 0).nonzero(as_tuple=True)
         values, columns = shares[rows, slots].cpu().numpy(), neighbors[rows, slots].cpu().numpy()
         return coo_array((values, (rows.cpu().numpy(), columns)), shape=(len(self), len(self))).tocsr()
@@ -164,6 +168,8 @@ def similarity_graph(
     check_graph(x, k, kernel, temperature, chunk)
     require("sinkhorn", sinkhorn, "[0, inf)", "0 leaves the kernel's weights", whole=True)
     unit, recall = centre_and_normalize(x), None
+    if approximate_above is not None:
+        require("approximate_above", approximate_above, "[0, inf)", "None always searches exactly", whole=True)
     if approximate_above is not None and len(x) > approximate_above:
         similarity, neighbors = approximate_neighbors(unit, k)
         recall = neighbor_recall(unit, neighbors)
@@ -210,6 +216,8 @@ def balanced(neighbors: Int[Tensor, "N K"], weights: Float[Tensor, "N K"], itera
 def centre_and_normalize(x: Float[Tensor, "N F"]) -> Float[Tensor, "N F"]:
     """Rows minus their mean, scaled to unit length (a row at the mean stays 0)."""
     x = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    largest = x.abs().amax()  # beyond USUAL, squares or lengths leave the range of numbers
+    x = x * torch.where((largest > USUAL) & (largest < 1 / USUAL), 1, 1 / largest.clamp(min=SMALLEST))
     return F.normalize(x - x.mean(dim=0), dim=1)
 
 
@@ -326,7 +334,7 @@ def is_mutual(neighbors: Int[Tensor, "N K"]) -> Tensor:
 
 
 def _cosine_logits(neighbors, similarity, temperature):
-    return similarity / temperature
+    return similarity / max(temperature, LEAST_TEMPERATURE)
 
 
 def _gaussian_logits(neighbors, similarity, temperature):
@@ -362,8 +370,25 @@ def check_kernel(kernel: str, temperature: float) -> None:
     require("temperature", temperature, "(0, inf)", "0.1 is the default")
 
 
+def require_tensors(**given) -> None:
+    """Refuse what is no tensor, and tensors that do not lie on one device.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    for name, x in given.items():
+        if not isinstance(x, Tensor):
+            raise ValueError(f"{name} must be a tensor, got {type(x).__name__}: give torch.as_tensor({name})")
+    if len({x.device for x in given.values()}) > 1:
+        told = " and ".join(f"{name} on {x.device}" for name, x in given.items())
+        raise ValueError(f"{told}: move them to one device")
+
+
 def check_graph(x: Tensor, k: int, kernel: str, temperature: float, chunk: int = CHUNK) -> None:
     """Refuse features or settings that make no graph; raises the errors of `similarity_graph`."""
+    require_tensors(features=x)
+    if x.is_complex() or x.is_meta:
+        raise ValueError(f"features must be real numbers, got {x.dtype} on {x.device}: encode images to such")
     if x.ndim != 2 or not x.shape[1]:
         raise ValueError(f"features must be (N, F), got shape {tuple(x.shape)}: flatten or pool them first")
     require("k", k, "[1, inf)", "it counts neighbours", whole=True)

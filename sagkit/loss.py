@@ -26,6 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sagkit import require
+from sagkit.graph import require_tensors
 from sagkit.walk import Ends, Pairs
 
 VARIANCE_EPS = 1e-4  # authors' code, inside the square root
@@ -84,14 +85,24 @@ def walk_term(
     With a bank (stored projections of the two views, without gradient), a positive of B + m is its row m.
 
     Raises:
-        ValueError: for parts of pairs that differ in length.
+        ValueError: for parts of pairs that differ in length, a bank of another width, and on a CPU for rows that there
+            are not.
     """
+    if not isinstance(pairs, tuple) or len(pairs) != 3:
+        raise ValueError(f"pairs must be walk.Pairs or walk.Ends, got {type(pairs).__name__}: see walk.sample_pairs")
+    if bank is not None and {stored.shape[1:] for stored in bank} != {za.shape[1:]}:
+        told = " and ".join(str(tuple(stored.shape)) for stored in bank)
+        raise ValueError(f"a bank is two of projections (Q, {za.shape[1]}), as wide as the batch's: got {told}")
+    nodes = len(za) + (0 if bank is None else len(bank[0]))
     if isinstance(pairs, Ends):
+        _check_nodes(pairs.node, nodes)
         return _term_of_ends(za, zb, pairs, bank)
     anchor, positive, weight = pairs
     if not anchor.shape == positive.shape == weight.shape:
         told = ", ".join(str(tuple(part.shape)) for part in pairs)
         raise ValueError(f"pairs are three rows of one length (P,): got {told}")
+    _check_nodes(anchor, len(za))
+    _check_nodes(positive, nodes)
     if len(anchor) == 0:
         return za.new_zeros(())
     to_a, to_b = (
@@ -100,6 +111,17 @@ def walk_term(
     forth = (za[anchor] - to_b[positive]).square().mean(dim=1)  # (P,)
     back = (zb[anchor] - to_a[positive]).square().mean(dim=1)  # (P,)
     return (weight.to(za.dtype) * (forth + back) / 2).mean()
+
+
+def _check_nodes(index: Tensor, n: int) -> None:
+    """Refuse rows that there are not, -1 among them; on a CPU alone, as reading them elsewhere would wait for it."""
+    if index.device.type != "cpu" or torch.compiler.is_compiling() or not index.numel():
+        return
+    low, high = (int(end) for end in index.aminmax())
+    if low < 0 or high >= n:
+        raise ValueError(
+            f"pairs lead to rows {low}..{high}, and there are {n}: give their bank, or pairs of this batch"
+        )
 
 
 def _term_of_ends(za: Tensor, zb: Tensor, ends: Ends, bank: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -258,6 +280,7 @@ def _check_alpha(alpha: float, keep: bool, pairs: Pairs | Ends | None) -> None:
 def _check_views(za: Tensor, zb: Tensor, **weights: float) -> None:
     for name, weight in weights.items():
         require(name, weight, "[0, inf)", "it weighs a term, and 0 leaves that out")
+    require_tensors(za=za, zb=zb)
     if za.shape != zb.shape:
         raise ValueError(f"the two views differ in shape, {tuple(za.shape)} and {tuple(zb.shape)}: project both alike")
     _check_rows(za)

@@ -19,13 +19,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext
+from io import BytesIO
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from sagkit import require
-from sagkit.graph import Graph, check_kernel, similarity_graph
+from sagkit.graph import Graph, check_kernel, require_tensors, similarity_graph
 from sagkit.walk import (
     Ends,
     Pairs,
@@ -54,6 +55,32 @@ def check_settings(
     check_kernel(kernel, temperature)
     require("restart", restart, "[0, 1)", "it is a probability per step, and 0 walks on")
     require("confident", confident, "(0, 1]", "1 keeps every pair")
+
+
+def packed(parts: list) -> UInt8[Tensor, " bytes"]:
+    """Tensors, and lists of them, as one tensor of bytes: safetensors stores nothing but tensors of a state dict."""
+    buffer = BytesIO()
+    torch.save(_copied(parts), buffer)  # of a view, all that it is a view of would be stored
+    return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+
+
+def unpacked(state: Tensor | list) -> list:
+    """What `packed` packed, on the CPU; lists as they are, of state dicts from before there was a `packed`.
+
+    Raises:
+        ValueError: for bytes that are damaged.
+    """
+    if isinstance(state, list):
+        return state
+    try:
+        return torch.load(BytesIO(state.cpu().numpy().tobytes()), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever they drive torch's reader to
+        told = " ".join(str(error).split())[:100]
+        raise ValueError(f"the state of a pairing is damaged ({told}): take another checkpoint") from None
+
+
+def _copied(part):
+    return [_copied(one) for one in part] if isinstance(part, list) else part if part is None else part.clone()
 
 
 def untimed(part: str) -> nullcontext:
@@ -157,7 +184,7 @@ class WalkPairing(Pairing):
             )
         self.k, self.length, self.walks = k, length, walks
         self.temperature, self.kernel, self.mutual, self.sinkhorn = temperature, kernel, mutual, sinkhorn
-        self.every, self.seed, self.restart = every, seed, restart
+        self.every, self.seed, self.restart = every, int(seed), restart  # numpy's integers make no seed
         self.unique, self.confident = unique, confident
         self.expected, self.null, self.weight = expected, null, weight
         self.gather = gather
@@ -182,6 +209,11 @@ class WalkPairing(Pairing):
                 of B + m is row m of the bank. With `gather`, the same on every process, and B is of all of them.
             watch: context manager by part, to time "graph".
         """
+        require_tensors(ha=ha, hb=hb, **({} if bank is None else {"bank": bank}))
+        if bank is not None and bank.shape[1:] != ha.shape[1:]:
+            raise ValueError(
+                f"bank {tuple(bank.shape)} must be as wide as the features {tuple(ha.shape)}: of one encoder"
+            )
         if ha.shape != hb.shape:
             raise ValueError(f"the two views differ in shape, {tuple(ha.shape)} and {tuple(hb.shape)}: pass both alike")
         step, self.step = self.step, self.step + 1
@@ -214,7 +246,7 @@ class WalkPairing(Pairing):
         if self.expected:
             return expected_ends(graph, self.length, anchors=anchors, restart=self.restart, confident=self.confident)
         device = graph.neighbors.device
-        generator = torch.Generator(device).manual_seed(self.seed * 1_000_003 + self.step - 1)
+        generator = torch.Generator(device).manual_seed((self.seed * 1_000_003 + self.step - 1) % 2**63)
         starts = torch.arange(anchors, device=device)
         pairs = sample_pairs(
             graph, self.length, self.walks, generator, anchors=starts, restart=self.restart, unique=self.unique
@@ -263,7 +295,11 @@ class Queue(nn.Module):
         """Store one batch, dropping the oldest of more than M; without their rows, images count as row -1."""
         if index is None:
             index = torch.full((len(h),), -1, device=h.device)
-        self.stored.append((h.detach(), za.detach(), zb.detach(), index))
+        batch = (h.detach(), za.detach(), zb.detach(), index)
+        if len({len(part) for part in batch}) > 1:
+            told = ", ".join(str(tuple(part.shape)) for part in batch)
+            raise ValueError(f"a batch has one row an image in each of its parts: got {told}")
+        self.stored = deque([*self.stored, batch], maxlen=self.stored.maxlen)  # whoever kept the last one still has it
 
     def read(self, device) -> tuple[Float[Tensor, "Q F"], Float[Tensor, "Q D"], Float[Tensor, "Q D"]] | None:
         """Features and the two views' projections of all stored images, oldest first; None while empty."""
@@ -276,12 +312,11 @@ class Queue(nn.Module):
         """Of the training set, of all stored images; none while empty."""
         return torch.cat([torch.empty(0, dtype=torch.int64, device=device), *(b[3].to(device) for b in self.stored)])
 
-    def get_extra_state(self) -> list:
-        return [list(batch) for batch in self.stored]
+    def get_extra_state(self) -> UInt8[Tensor, " bytes"]:
+        return packed([list(batch) for batch in self.stored])
 
-    def set_extra_state(self, state: list) -> None:
-        self.stored.clear()
-        self.stored.extend(tuple(batch) for batch in state)
+    def set_extra_state(self, state: Tensor | list) -> None:
+        self.stored = deque(map(tuple, unpacked(state)), maxlen=self.stored.maxlen)
 
 
 class DatasetPairing(Pairing):
@@ -376,9 +411,10 @@ class DatasetPairing(Pairing):
         chosen = (u < alpha * walk.weight) & (walk.weight >= self._least)
         return torch.where(chosen, walk.paths[:, -1], index)
 
-    def get_extra_state(self) -> list:
-        return [] if self.graph is None else [self.graph.neighbors, self.graph.weights, self.graph.similarity]
+    def get_extra_state(self) -> UInt8[Tensor, " bytes"]:
+        graph = self.graph
+        return packed([] if graph is None else [graph.neighbors, graph.weights, graph.similarity])
 
-    def set_extra_state(self, state: list) -> None:
-        if state:
-            self._set(Graph(*state))
+    def set_extra_state(self, state: Tensor | list) -> None:
+        if parts := unpacked(state):
+            self._set(Graph(*parts))

@@ -24,8 +24,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sagkit import require
-from sagkit.graph import Graph
+from sagkit.graph import Graph, require_tensors
 
+MOST_BIAS = 1e30  # of p and q: beyond, weights of float32 would be infinite, or 0 and their edges none
 CPU_WALKS = 2**17  # walks at once on a CPU: their positions fit its caches, and two threads still share the work
 
 
@@ -152,6 +153,7 @@ def walk_from_uniforms(
     """
     _check_rates(restart, lazy)
     _check_starts(graph, starts)
+    require_tensors(starts=starts, uniforms=u)
     if u.ndim != 2 or u.shape[1] != len(starts) or not u.is_floating_point() or not len(u):
         raise ValueError(f"{len(starts)} walks need uniforms (L, {len(starts)}), got {tuple(u.shape)} of {u.dtype}")
     if _readable(u) and not ((u >= 0) & (u < 1)).all():
@@ -280,6 +282,8 @@ def _check(graph: Graph, starts: Tensor, length: int, restart: float, lazy: floa
     require("length", length, "[1, inf)", "a walk takes a step at least", whole=True)
     _check_rates(restart, lazy)
     _check_starts(graph, starts)
+    if generator is not None and not hasattr(generator, "device"):
+        raise ValueError(f"generator must be a torch.Generator, got {generator!r}: None takes torch's own")
     if generator is not None and generator.device.type != graph.weights.device.type:
         raise ValueError(
             f"the generator is of {generator.device.type} and the graph of {graph.weights.device.type}: "
@@ -295,6 +299,7 @@ def _check_rates(restart: float, lazy: float) -> None:
 
 
 def _check_starts(graph: Graph, starts: Tensor) -> None:
+    require_tensors(starts=starts)
     if starts.ndim != 1 or starts.is_floating_point() or starts.dtype == torch.bool:
         raise ValueError(f"starts must be whole numbers (S,), got {tuple(starts.shape)} of {starts.dtype}: give nodes")
     if starts.device.type != graph.weights.device.type:
@@ -324,13 +329,14 @@ def _in_parts(walks, starts: Tensor, length: int, generator: torch.Generator | N
 
 def _second_order_walk(graph, starts, u, p, q) -> Tensor:
     """node2vec's walk: each step's weights depend on the last node too, so rows are formed for every walk."""
+    back, out = (min(max(1 / value, 1 / MOST_BIAS), MOST_BIAS) for value in (p, q))
     reach = graph.neighbors.masked_fill(graph.weights == 0, -1)  # (N, K): an edge of weight 0 is none
     before, here, path = None, starts, [starts]
     for draw in u:
         weights, ahead = graph.weights.index_select(0, here), graph.neighbors.index_select(0, here)  # (S, K)
         if before is not None:
             near = (ahead[:, :, None] == reach.index_select(0, before)[:, None, :]).any(dim=2)
-            bias = torch.where(near, 1.0, 1 / q).masked_fill(ahead == before[:, None], 1 / p)
+            bias = torch.where(near, 1.0, out).masked_fill(ahead == before[:, None], back)
             weights = weights * bias
         cdf = weights.cumsum(dim=1)
         stuck = cdf[:, -1:] == 0
@@ -349,8 +355,14 @@ def path_weight(
     hop to the start along an edge was a restart, a path does not tell: `restarted` does, and without it none was.
 
     Raises:
-        ValueError: for a path with a hop that is none of these.
+        ValueError: for paths that are no nodes (S, L + 1), and a path with a hop that is none of these.
     """
+    require_tensors(paths=paths)
+    if paths.ndim != 2 or not paths.shape[1]:
+        raise ValueError(f"paths must be (S, L + 1), got {tuple(paths.shape)}: of one walk, give paths[None]")
+    if restarted is not None and restarted.shape != paths[:, 1:].shape:
+        raise ValueError(f"restarted must be (S, L) = {tuple(paths[:, 1:].shape)}, got {tuple(restarted.shape)}")
+    _check_starts(graph, paths.flatten())
     away = (paths[:, -1] != paths[:, 0]).to(graph.weights.dtype)
     product = torch.ones_like(away)
     for hop, (here, there) in enumerate(zip(paths.T[:-1], paths.T[1:], strict=True)):

@@ -348,7 +348,7 @@ class Trainer:
         self.done, self.sums = 0, {}  # steps of the epoch so far; by term, its sum and the steps that had it
         # What a module counts or remembers of its calls: a step that failed is repeated from before them.
         self._counting = [m for m in self.method.modules() if type(m).get_extra_state is not nn.Module.get_extra_state]
-        self._before: list[tuple[nn.Module, object]] = []
+        self._before: list[tuple[nn.Module, dict]] = []
         self.trunk: dict | None = None  # where the run branched off from, see `branch`
         self._begun = 0, 0.0, 0.0  # steps done, processor and wall clock since when nothing is counted yet
 
@@ -380,7 +380,7 @@ class Trainer:
         """
         config, fabric, method, watch = self.config, self.fabric, self.method, self.method.watch
         epoch, index = step / self.steps_per_epoch, index.to(fabric.device)
-        self._before = [(module, module.get_extra_state()) for module in self._counting]
+        self._before = [(module, vars(module).copy()) for module in self._counting]
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step)
         torch.manual_seed(self.stream("model", step, "cpu").initial_seed())  # dropout and the like
@@ -500,7 +500,7 @@ class Trainer:
         """Store a step that failed, for `replay`; says where, and where the last good checkpoint is."""
         kept = self.checkpoint.with_suffix(f".step{step}.safetensors")
         for module, state in self._before:
-            module.set_extra_state(state)
+            vars(module).update(state)
         if self.fabric.is_global_zero:
             save_state(kept, {**self.state(), "step": step, "index": index})
         before = f", the checkpoint of epoch {self.epoch} at {self.checkpoint}" if self.epoch else ""

@@ -374,3 +374,35 @@ def test_a_graph_from_a_checkpoint_goes_to_the_gpu_with_its_threshold(monkeypatc
     fresh = DatasetPairing(k=4, confident=0.5)
     fresh._set(pairing.graph)
     assert torch.equal(fresh.partners(index, 1.0, torch.Generator("cuda").manual_seed(0)), found)
+
+
+@pytest.mark.parametrize("kind", ["queue", "dataset"])
+def test_what_is_remembered_of_images_is_stored_by_safetensors_and_older_lists_still_load(tmp_path, kind):
+    from safetensors.torch import load_model, save_model
+
+    h = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
+
+    def made():
+        return torch.nn.ModuleDict({"it": Queue(2) if kind == "queue" else DatasetPairing(k=3)})
+
+    model = made()
+    if kind == "queue":
+        for rows in (h[:8], h[8:], h[:4]):
+            model["it"].push(rows, rows[:, :2], rows[:, 2:4])
+        older = [list(batch) for batch in model["it"].stored]
+    else:
+        model["it"].rebuild(h)
+        graph = model["it"].graph
+        older = [graph.neighbors, graph.weights, graph.similarity]
+    save_model(model, tmp_path / "m.safetensors")
+    again, before, copied = made(), made(), copy.deepcopy(model)
+    load_model(again, tmp_path / "m.safetensors", strict=True)
+    before.load_state_dict({"it._extra_state": older}, strict=True)
+    for other in (again, before, copied):
+        if kind == "queue":
+            assert all(torch.equal(a, b) for a, b in zip(other["it"].read("cpu"), model["it"].read("cpu"), strict=True))
+        else:
+            drawn = [m["it"].partners(torch.arange(20), 1.0, torch.Generator().manual_seed(1)) for m in (other, model)]
+            assert torch.equal(*drawn)
+    with pytest.raises(ValueError, match=r"state of a pairing is damaged .*: take another checkpoint"):
+        made().load_state_dict({"it._extra_state": torch.arange(9, dtype=torch.uint8)})
