@@ -1,84 +1,30 @@
-"""What the pilot finds: copies among pictures, odd pictures among usual ones, and look-alikes beside raw pixels.
+"""What the pilot finds: odd pictures among usual ones, and look-alikes beside raw pixels.
 
-    SAGKIT_DATA=... python tests/bench_pilot.py [--pictures 300] [--strange 2000]
+    SAGKIT_DATA=... python tests/bench_pilot.py
 
-Copies: the share of each kind that lands in one group with its original, with all kinds in one folder, beside a 64-bit
-hash that allows ten bits; wrong pairs among pictures of which none is a copy, CIFAR-100's and those of drawn series;
-memory and time of all 50,000 training pictures, in a process that does nothing else.
 Anomalies: ranks of four planted pictures among 2,000, and AUROC of 30 pictures of a class among 1,500 of ten others.
 Look-alikes: precision@10 and the label-free score. The record is figures/results/bench/pilot.json.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import resource
-import sys
-import time
-from concurrent.futures import ProcessPoolExecutor
-from itertools import combinations
 from pathlib import Path
 
-import numpy as np
 import torch
 import tyro
 from torch import nn
-
-sys.path.insert(0, str(Path(__file__).parent))
-import families
 
 from sagkit.data.load import load_images
 from sagkit.metrics.evaluate import label_free
 from sagkit.metrics.local import precision_at
 from sagkit.model import extract_features, make_encoder
 from sagkit.pilot.anomaly import auroc, picture_scores
-from sagkit.pilot.duplicates import hashes, near_duplicates
 from sagkit.pilot.network import STORED, network
 from sagkit.train.record import provenance, write_record
 
-HASH = 10  # bits of 64 that may differ, a usual limit
 CLASSES = ("skyscraper", "sea")  # the anomalies
 USUAL = 150  # pictures of each usual class
-
-
-def copies_found(images: torch.Tensor) -> dict[str, dict[str, float]]:
-    """Recall of each kind of copy, all kinds in one folder: ours, and the hash's between original and copy alone."""
-    n, made = len(images), families.copies(images)
-    groups = near_duplicates(torch.cat([images, *made.values()]))
-    group = {row: k for k, members in enumerate(groups) for row in members}
-    own, found = hashes(images, torch.arange(n)), {}
-    for m, (kind, copy) in enumerate(made.items(), start=1):
-        ours = np.mean([row in group and group[row] == group.get(m * n + row) for row in range(n)])
-        bits = (64 - (own * hashes(copy, torch.arange(n))).sum(dim=1)) / 2
-        found[kind] = {"ours": round(float(ours), 4), "hash": round(float((bits <= HASH).float().mean()), 4)}
-    wrong = sum(a % n != b % n for members in groups for a, b in combinations(members, 2))
-    return {"recall": found, "wrong pairs": wrong}
-
-
-def strangers(images: torch.Tensor) -> dict:
-    """Pairs found among pictures of which none is known to be a copy, in all and by group."""
-    begin, groups = time.perf_counter(), near_duplicates(images)
-    pairs = sum(len(members) * (len(members) - 1) // 2 for members in groups)
-    return {
-        "pictures": len(images),
-        "pairs found": pairs,
-        "of pairs": len(images) * (len(images) - 1) // 2,
-        "groups": groups,
-        "seconds": round(time.perf_counter() - begin, 1),
-    }
-
-
-def whole(name: str, split: str) -> dict:
-    """Pairs found in all of an image set, with the most memory that this process ever held, loading included."""
-    found = strangers(load_images(name, split).images)
-    del found["groups"]
-    return found | {"peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
-
-
-def alone(measure, *given) -> dict:
-    """What a measurement gives in a fresh process, whose memory is its own."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        return process.submit(measure, *given).result()
 
 
 def planted(base: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
@@ -135,12 +81,10 @@ def look_alikes(nets: dict[str, nn.Module], train) -> dict:
     }
 
 
-def main(pictures: int = 300, strange: int = 2000, seed: int = 0, results: str = "figures/results") -> None:
+def main(seed: int = 0, results: str = "figures/results") -> None:
     """Measure, and write the record.
 
     Args:
-        pictures: of which copies are made.
-        strange: pictures without known copies.
         seed: of all draws.
         results: folder of records.
     """
@@ -156,12 +100,6 @@ def main(pictures: int = 300, strange: int = 2000, seed: int = 0, results: str =
     record = {
         "command": "python tests/bench_pilot.py",
         "threads": torch.get_num_threads(),
-        "pictures": pictures,
-        "bits": HASH,
-        "copies": copies_found(test.images[order[:pictures]]),
-        "strangers": strangers(test.images[order[-strange:]]),
-        "whole": alone(whole, "cifar100", "train"),
-        "series": {f.__name__: strangers(families.series(f.__name__, 40, seed=seed)) for f in families.FAMILIES},
         "ranks": ranks(nets, test.images[order[:2001]], generator),
         "auroc": areas(nets, test, train, CLASSES),
         "look-alikes": look_alikes(nets, train),

@@ -3,7 +3,7 @@
     files (N)  --Pillow, a thread pool-->  RGB, shorter side S, centre crop  -->  uint8 (N, 3, S, S)
     8 bits a channel:  as they are, transparent parts on a ground that they stand out from
     more bits:         255 (v - black) / (white - black), with one black and white for all files of the folder
-    cache file = hash(root, S) - hash(relative path, size in bytes, mtime of every file) .safetensors
+    cache file = hash(root, S) - hash(relative path, size in bytes, times of change of every file) .safetensors
     of many images (`mapped.IN_MEMORY`), their pixels in a file .pixels beside it, which is read by memory map
 
 [K] Decoding CIFAR-100's 50,000 training files takes about ten core-seconds; listing them and reading the cache, less
@@ -55,6 +55,7 @@ WHITES = (1, 2**8 - 1, 2**10 - 1, 2**12 - 1, 2**14 - 1, 2**16 - 1)  # fractions,
 DARK = 15  # a file whose values stay below this share of the folder's white has fewer bits: 12 in 16, 10 in 14
 INFINITE = 1e30  # from here on a number stands for "no value", such as float32's lowest
 PHOTOMETRIC = 262  # the TIFF tag that is 0 where the greatest value is black, which Pillow minds for 8 bits alone
+BITS, SAMPLES, UNSIGNED, SIGNED = 258, 339, 1, 2  # tags of bits a sample, and of what kind of numbers these are
 NO_DATA = 42113  # the TIFF tag in which GDAL writes the number that stands for "no value"
 FAINT = 32  # of 255 levels: a picture that differs less from white has a black ground
 ONE_PICTURE = {"MPO", "PSD", "ICO", "ICNS"}  # their further frames are previews, layers or sizes of one picture
@@ -230,10 +231,13 @@ def _fit(image: Image.Image, size: int) -> Image.Image | Deep:
     image.load()
     with suppress(Exception):  # where EXIF data is broken, the picture need not be
         ImageOps.exif_transpose(image, in_place=True)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _deep(np.asarray(image)[None], image.mode == "F", absent, size)._replace(
-            inverted=tags.get(PHOTOMETRIC) == 0
-        )
+    kind = tags.get(SAMPLES, (1,))[0] if "tiff" in str(image.format).lower() else 0
+    signed = image.mode == "L" and kind == SIGNED
+    if image.mode in ("I", "F") or image.mode.startswith("I;16") or signed:
+        values = np.asarray(image)
+        if signed or (image.mode == "I" and kind == UNSIGNED and tags.get(BITS) == (32,)):
+            values = values.view(np.int8 if signed else np.uint32)  # Pillow minds neither
+        return _deep(values[None], image.mode == "F", absent, size)._replace(inverted=tags.get(PHOTOMETRIC) == 0)
     if image.mode not in ("RGBA", "RGBa", "LA", "La", "PA") and "transparency" not in image.info:
         opaque = image if image.mode == "RGB" else image.convert("RGB")
     else:
@@ -283,7 +287,7 @@ def _deep(values: np.ndarray, floating: bool, absent: list, size: int) -> Deep:
 def _scale(deep: dict[int, Deep], pixels: np.ndarray) -> str:
     """Write the deep pictures of a folder into its `pixels`, and say what became black and white."""
     told = []
-    for floating, kind in ((False, "more than 8 bits a channel"), (True, "floating point")):
+    for floating, kind in ((False, "signed numbers or more than 8 bits a channel"), (True, "floating point")):
         group = {row: picture for row, picture in deep.items() if picture.floating == floating}
         if not group:
             continue
@@ -346,7 +350,8 @@ def _cache_path(root: Path, files: Sequence[ListedFile], size: int) -> Path:
     place = hashlib.sha256(f"{root.resolve()}\n{size}".encode(errors="surrogateescape")).hexdigest()[:16]
     content = hashlib.sha256(f"{DECODER}\0{ImageFile.LOAD_TRUNCATED_IMAGES}\n".encode())
     for file in files:
-        content.update(f"{file.path}\0{file.size}\0{file.mtime_ns}\n".encode(errors="surrogateescape"))
+        told = f"{file.path}\0{file.size}\0{file.mtime_ns}\0{file.ctime_ns}\n"
+        content.update(told.encode(errors="surrogateescape"))
     return cache_folder() / f"decoded-{place}-{content.hexdigest()[:32]}.safetensors"
 
 

@@ -59,16 +59,21 @@ SPLITS = {
     "test": "test testing tst",
 }
 SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names.split()}
+FILLING = {"set", "data", "dataset", "image", "images", "img", "imgs", "pictures", "photos"}  # of a split's name
 NAMED = 3  # names given of a longer list
 SUFFIXES_NAMED = 8
 
 
 class ListedFile(NamedTuple):
-    """One file below a root; size and mtime are its part of the cache key."""
+    """One file below a root; size and times are its part of the cache key.
+
+    Whoever repairs a file may keep its size and set its mtime back, but not its ctime.
+    """
 
     path: str  # relative to the root, with forward slashes
     size: int  # bytes
     mtime_ns: int
+    ctime_ns: int = 0
 
 
 class Listing(NamedTuple):
@@ -179,7 +184,7 @@ def list_images(root: Path) -> Listing:
                 if identity not in above:
                     walk(entry.path, f"{path}/", (*above, identity))
             elif suffix in suffixes or (stat.S_ISREG(status.st_mode) and _is_picture(entry.path, suffix)):
-                found.files.append(ListedFile(path, status.st_size, status.st_mtime_ns))
+                found.files.append(ListedFile(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
             else:
                 found.passed_over[suffix] += 1
 
@@ -248,7 +253,7 @@ def arrange(paths: Sequence[str]) -> Layout:
     folders = _without_shared([tuple(path.split("/")[:-1]) for path in paths])
     splits, level = [""] * len(paths), _split_level(folders)
     if level is not None:
-        splits = [SPLIT_OF.get(f[level].lower(), "") if len(f) > level else "" for f in folders]
+        splits = [split_of(f[level]) if len(f) > level else "" for f in folders]
         inside = [f[:level] + f[level + 1 :] if split else () for f, split in zip(folders, splits, strict=True)]
         folders = _without_shared(inside)
     classes, notes = _class_of_each(folders)
@@ -273,10 +278,16 @@ def _without_shared(folders: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
 def _split_level(folders: list[tuple[str, ...]]) -> int | None:
     """Depth of the folders train and test or val: at the top, where others may lie beside, or below every class."""
     for level in range(max(map(len, folders), default=0)):
-        kinds = {SPLIT_OF.get(folder[level].lower()) for folder in folders if len(folder) > level}
-        if "train" in kinds and kinds & {"val", "test"} and (level == 0 or None not in kinds):
+        kinds = {split_of(folder[level]) for folder in folders if len(folder) > level}
+        if len(kinds - {""}) > 1 and ("" not in kinds or (level == 0 and "train" in kinds)):
             return level
     return None
+
+
+def split_of(folder: str) -> str:
+    """The split that a folder is named after, such as train2017, test_images or Val-Set; "" for none."""
+    words = [word for word in re.findall(r"[^\W\d_]+", folder.lower()) if word not in FILLING]
+    return SPLIT_OF.get(words[0].removesuffix("set"), "") if len(words) == 1 else ""
 
 
 def _class_of_each(folders: list[tuple[str, ...]]) -> tuple[list[str], list[str]]:

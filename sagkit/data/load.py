@@ -164,6 +164,8 @@ def load_images(
         ValueError: for an unknown name or split, data that is missing, incomplete or malformed, or fewer than two
             images.
     """
+    if not isinstance(name, str | os.PathLike) or not os.fspath(name):
+        raise ValueError(f"no image set is called {name!r}: give one of {', '.join(NAMES)}, a folder, or an .npz file")
     if split == "unseen" and not len(left_out(str(name))):
         raise ValueError(f"{name} leaves no class out, so that nothing is unseen: use cifar100-80a or cifar100-80b")
     if split not in SPLITS:
@@ -212,8 +214,8 @@ def load_folder(
             under `strict`, or fewer than two pictures.
     """
     path = Path(path).expanduser()
-    if size is not None and size < 1:
-        raise ValueError(f"size must be at least 1 pixel, got {size}")
+    if size is not None:
+        require("size", size, "[1, inf)", "pixels of a side", whole=True)
     if split not in (None, *SPLITS[:-1]):
         raise ValueError(f"unknown split {split!r}: choose from {', '.join(SPLITS[:-1])}")
     if not path.is_dir():
@@ -265,6 +267,8 @@ def _folders_of(split: str | None, there: set[str], path: Path) -> tuple[set[str
         raise ValueError(f"{path} has no test split: {NO_TEST}")
     if split is None:
         return {*there, ""}, None
+    if split in ("train", "fit") and there and "train" not in there:
+        raise ValueError(f"{path} has no train split, only {' and '.join(sorted(there))}: give a folder train, too")
     if split == "test":
         return {"test"} & there or {"val"}, None
     if split in PARTS and there == {"train", "val", "test"}:
@@ -296,7 +300,7 @@ def _notes(
         notes.append(f"no classes in split {', '.join(sorted(chosen))}: read without labels")
     if found.empty and labelled:
         notes.append(f"folders without a picture: {few(found.empty, NAMED)}")
-    if len(chosen) > 1 and "train" in splits:
+    if len(chosen - {""}) > 1:
         notes.append("all splits are read together: " + ", ".join(f"{s} ({splits[s]:,})" for s in sorted(chosen) if s))
     if chosen == {"val"} and "test" not in splits:
         notes.append("its folder val is its test split")

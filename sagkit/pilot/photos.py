@@ -8,28 +8,35 @@ permuted, their red and blue channels swapped, or blurred. A few copies and two 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
 from sagkit.data.files import write_atomically, write_text
+from sagkit.data.folder import NAMED, few, list_images
 
 ODD = "odd"  # the class folder of the anomalies
 CROP, STORED = 128, 64  # pixels: side of the crop, and of the stored image
 REGIONS = (2, 3)
 EMPTY = {("china", 0, 2), ("flower", 0, 0), ("flower", 0, 2), ("flower", 1, 0), ("flower", 1, 2)}  # sky, dark ground
+OURS = re.compile(r"(china|flower)-[ab]\d/(\d{3}\.jpg|copy of 000\.jpg|cut off\.jpg|empty\.png)|odd/[a-z]+-\d{3}\.jpg")
 
 
 def make_photo_folder(folder: str | Path, per_class: int = 80, odd: int = 40, seed: int = 0) -> Path:
     """Write the folder: 7 classes of `per_class` crops, `odd` anomalies, 6 copies and 2 broken files.
 
     Args:
-        folder: made if need be; files of the same name are replaced.
+        folder: made if need be; what was written here before is replaced.
         per_class: crops of each region.
         odd: anomalies, a quarter of each kind.
         seed: of every draw.
+
+    Raises:
+        ValueError: for a folder that holds pictures of somebody else.
     """
+    refuse_others(Path(folder))
     from matplotlib import get_data_path
     from sklearn.datasets import load_sample_images
 
@@ -56,6 +63,15 @@ def make_photo_folder(folder: str | Path, per_class: int = 80, odd: int = 40, se
     write_atomically(first[0] / "cut off.jpg", lambda draft: draft.write_bytes(whole[: len(whole) // 2]))
     write_text(first[1] / "empty.png", "")
     return folder
+
+
+def refuse_others(folder: Path) -> None:
+    """Refuse a folder with pictures that are not called as ours are: they would be mixed with them."""
+    if not folder.is_dir():
+        return
+    theirs = [file.path for file in list_images(folder).files if not OURS.fullmatch(file.path)]
+    if theirs:
+        raise ValueError(f"{folder} holds pictures of yours ({few(theirs, NAMED)}): choose another folder for ours")
 
 
 def _save(image: Image.Image, path: Path, quality: int = 92) -> None:

@@ -1,5 +1,6 @@
 """Pixels of other people's files: depth, transparency, frames, limits, and what is cached of a refusal."""
 
+import os
 import struct
 import warnings
 import zlib
@@ -240,6 +241,40 @@ def test_what_is_read_of_a_cut_file_is_kept_apart_from_its_refusal(tmp_path, mon
     for allowed, n in ((False, 2), (True, 3), (False, 2)):
         monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", allowed)
         assert len(load(tmp_path)[0]) == n
+
+
+def tiff(values: np.ndarray, kind: int) -> bytes:
+    """A grey TIFF of one strip; kind: 1 unsigned, 2 signed, 3 floating point."""
+    tags = {256: values.shape[1], 257: len(values), 258: 8 * values.itemsize, 259: 1, 262: 1, 273: 8, 277: 1}
+    tags |= {278: len(values), 279: values.nbytes, 339: kind}
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    start = struct.pack("<2sHI", b"II", 42, 8 + values.nbytes) + values.tobytes()
+    return start + struct.pack("<H", len(tags)) + directory + struct.pack("<I", 0)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "float32"])
+def test_a_tiff_is_read_as_the_numbers_it_says_it_holds(tmp_path, dtype):
+    whole = np.iinfo(dtype) if dtype != "float32" else None
+    low, high = (whole.min, whole.max) if whole else (-1, 1)
+    ramp = np.linspace(low, high, 16, dtype=np.float64)
+    values = np.broadcast_to(ramp.astype(dtype), (16, 16)).copy()
+    (tmp_path / "a.tif").write_bytes(tiff(values, {"i": 2, "u": 1, "f": 3}[values.dtype.kind]))
+    Image.new("RGB", (16, 16)).save(tmp_path / "b.png")
+    expected = np.linspace(0, 255, 16)
+    np.testing.assert_allclose(load(tmp_path, 16)[0]["a.tif"][0, 0], expected, atol=1)
+
+
+def test_a_file_repaired_with_its_size_and_time_is_read_anew(tmp_path):
+    for name, colour in (("a", "red"), ("b", "blue")):
+        Image.new("RGB", (8, 8), colour).save(tmp_path / f"{name}.bmp")
+    before, path = load(tmp_path)[0], tmp_path / "a.bmp"
+    made = path.stat()
+    Image.new("RGB", (8, 8), "lime").save(path)
+    os.utime(path, ns=(made.st_atime_ns, made.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (made.st_size, made.st_mtime_ns)
+    after = load(tmp_path)[0]
+    assert after["a.bmp"][:, 0, 0].tolist() == [0, 255, 0]
+    assert before["b.bmp"].tolist() == after["b.bmp"].tolist()
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,11 @@ def layout(*paths: str) -> dict[str, tuple[str, str]]:
         ("archive/{name}/{split}/1.png", "Training", "Testing"),
         ("{split}/{name}/images/1.png", "train", "test"),
         ("set/{name}/images/{split}/1.png", "train", "test"),
+        ("{split}/{name}/1.png", "train2017", "test2017"),
+        ("{split}/{name}/1.png", "train_images", "Test-Images"),
+        ("data/{split}/{name}/1.png", "trainset", "testset"),
+        ("{name}/{split}/1.png", "Train Data", "Test Data"),
+        ("{split}/{name}/1.png", "01_train", "02_test"),
     ],
 )
 def test_splits_and_classes_are_found_at_any_level(template, train, test):
@@ -187,6 +192,25 @@ def test_splits_and_classes_are_found_at_any_level(template, train, test):
     found = layout(*paths.values())
     for (split, name), path in paths.items():
         assert found[path] == ("train" if split == train else "test", name)
+
+
+def test_a_folder_of_val_and_test_alone_has_these_splits_and_no_classes_named_after_them():
+    put(*(f"d/{s}/{c}/{i}.png" for s in ("val", "test") for c in "ab" for i in range(2)))
+    with pytest.warns(UserWarning, match=r"all splits are read together: test \(4\), val \(4\)"):
+        whole = load_folder("d")
+    assert (len(whole), whole.class_names) == (8, ("a", "b"))
+    assert len(load_folder("d", "test")) == 4
+    with pytest.raises(ValueError, match="d has no train split, only test and val: give a folder train, too"):
+        load_folder("d", "train")
+
+
+def test_what_names_no_set_is_not_the_folder_one_is_in():
+    put("a/0.png", "b/0.png")
+    with pytest.raises(ValueError, match="no image set is called '': give one of shapes, "):
+        load_images("")
+    for size in (True, 0):
+        with pytest.raises(ValueError, match="size must be "):
+            load_folder(".", size=size)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +224,8 @@ def test_splits_and_classes_are_found_at_any_level(template, train, test):
         (("1", "2", "3", "best/1", "worst/1"), ("",) * 5),
         (("a/1", "b/1", "x"), ("a", "b", "")),
         (("1", "2"), ("", "")),
+        (("training day/1", "test tube/1"), ("training day", "test tube")),
+        (("tests/1", "trains/1", "valley/1"), ("tests", "trains", "valley")),
     ],
 )
 def test_classes_are_the_folders_that_tell_pictures_apart(paths, classes):

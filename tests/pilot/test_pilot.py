@@ -309,6 +309,19 @@ def test_the_demonstration_has_classes_oddities_copies_and_broken_files(tmp_path
         assert path.read_bytes() == (again / path.relative_to(folder)).read_bytes()
 
 
+def test_the_demonstration_is_not_mixed_with_anybodys_photographs(tmp_path):
+    make_photo_folder(tmp_path / "photos", per_class=2, odd=1)
+    make_photo_folder(tmp_path / "photos", per_class=2, odd=1)  # its own are replaced
+    (tmp_path / "photos" / ".DS_Store").write_text("")
+    theirs = tmp_path / "photos/2024/IMG 1.jpg"
+    theirs.parent.mkdir()
+    Image.new("RGB", (8, 8)).save(theirs)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit, match=r"photos holds pictures of yours \(2024/IMG 1.jpg\): choose another folder"):
+        sagkit(["pilot", "--demo", "--out", str(tmp_path)])
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_tables_pictures_and_strips_say_what_they_are_given():
     parts = templates().get_template("macros.html.j2").module
     numbers = parts.table(["n", "x", "a < b"], [[1234, 0.12345, "c & d"], [5, 1.0, ""]])
