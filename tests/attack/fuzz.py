@@ -152,6 +152,24 @@ def other_arrays(content: bytes, draw: random.Random) -> bytes:
     return claimed.getvalue()
 
 
+def other_values(content: bytes, draw: random.Random) -> bytes:
+    """An .npz file one of whose arrays holds other numbers of the same kind, which may well be sound."""
+    with np.load(io.BytesIO(content)) as stored:
+        arrays = dict(stored)
+    name = draw.choice([name for name in arrays if arrays[name].dtype.kind in "uif"])
+    x = arrays[name].copy()
+    row = draw.randrange(len(x))
+    if x.dtype.kind == "f" and draw.random() < 0.3:
+        x[row] = draw.choice([float("nan"), float("inf"), -1e38, 1e-38])
+    else:
+        x = draw.choice([x[::-1], x[:, ::-1] if x.ndim > 1 else x[::-1], np.roll(x, 1, axis=0), x * 0, x * 3, x + row])
+        x = draw.choice([x, x, np.asfortranarray(x), x.astype(">f4") if x.dtype.kind == "f" else x.astype(">i2")])
+    arrays[name] = x
+    made = io.BytesIO()
+    np.savez(made, **arrays)
+    return made.getvalue()
+
+
 def other_picture(content: bytes, draw: random.Random) -> bytes:
     """A PNG that claims another size in its header."""
     side = draw.choice([0, 1, 65535, 2**31 - 1])
@@ -176,9 +194,9 @@ def prepare(place: Path) -> dict[str, bytes]:
     arrays, vectors, picture = io.BytesIO(), io.BytesIO(), io.BytesIO()
     labels = {"labels": sets[0].labels.numpy(), "class_names": np.array(sets[0].class_names)}
     np.savez(arrays, images=sets[0].images.numpy(), **labels)
-    np.savez(
-        vectors, features=np.random.default_rng(0).normal(size=(40, 8)).astype("float32"), labels=np.arange(40) % 4
-    )
+    numbers = np.random.default_rng(0).normal(size=(40, 8)).astype("float32")
+    apart = np.abs(np.subtract.outer(np.arange(4.0), np.arange(4.0)))  # without distances, CIFAR-100 is asked for
+    np.savez(vectors, features=numbers, changed=numbers[::-1], labels=np.arange(40) % 4, distances=apart)
     Image.fromarray(sets[0].images[0].permute(1, 2, 0).numpy()).resize((40, 40)).save(picture, "PNG")
     files = {"record": run.path.read_bytes(), "encoder": run.path.with_suffix(".safetensors").read_bytes()}
     files |= {"checkpoint": checkpoint.read_bytes(), "images": arrays.getvalue()}
@@ -189,8 +207,8 @@ MUTATIONS = {
     "record": (other_json, other_json, flipped, cut),
     "encoder": (other_header, flipped, cut),
     "checkpoint": (other_header, flipped, cut),
-    "images": (other_arrays, other_arrays, flipped, cut),
-    "embedding": (other_arrays, other_arrays, flipped, cut),
+    "images": (other_arrays, other_values, flipped, cut),
+    "embedding": (other_arrays, other_values, flipped, cut),
     "picture": (other_picture, flipped, cut),
 }
 
@@ -224,7 +242,7 @@ def read(kind: str, content: bytes, place: Path, sets) -> None:
         if kind == "images":
             load_images(path)
         else:
-            both(lambda: doctor.main(path), lambda: assess(str(path), resamplings=0, probe=False))
+            both(lambda: doctor.main(path), lambda: assess((str(path),), resamplings=0, probe=False))
 
 
 def both(*readers: Callable[[], object]) -> None:

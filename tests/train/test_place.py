@@ -1,5 +1,6 @@
 """A run's place on disk: nothing of another is overwritten, nothing trained twice or lost, one process at a time."""
 
+import errno
 import json
 import math
 import os
@@ -13,6 +14,7 @@ import pytest
 import torch
 from tiny import tiny
 
+from sagkit.data import files as writing
 from sagkit.data.files import alone
 from sagkit.data.load import ImageSet, make_shapes
 from sagkit.train import trainer as training
@@ -153,6 +155,47 @@ def test_a_run_whose_evaluation_fails_is_kept_and_judged_by_the_same_command(tmp
     written = json.loads(run.path.read_text())
     assert written["metrics"] == run.record["metrics"]
     assert written["config"]["resamplings"] == 20
+
+
+RUN = "sag-vicreg-seed0"
+WRITTEN = [  # by a run of two epochs that keeps all it can, in order; and the steps that the same command then does
+    (f"{RUN}.epoch1.safetensors", 6),  # its encoder, after the first epoch
+    (f"{RUN}.safetensors", 6),  # the checkpoint
+    (f"{RUN}.epoch1.safetensors", 3),  # the one that is kept
+    (f"{RUN}.epoch2.safetensors", 3),
+    (f"{RUN}.safetensors", 3),
+    (f"{RUN}.safetensors", 0),  # the encoder
+    (f"{RUN}.json", 0),
+]
+
+
+@pytest.mark.slow  # a training for each file that one writes
+@pytest.mark.parametrize("failing", range(len(WRITTEN)))
+def test_a_write_that_fails_in_a_run_is_told_in_one_line_and_the_same_command_goes_on(
+    tmp_path, images, whole, monkeypatch, failing
+):
+    kept = {"snapshots": True, "keep_at": (1,)}
+    config, fill, step, names, steps = tiny(tmp_path, **SMALL, **kept), writing._fill, Trainer.step, [], []
+
+    def full(draft, write):
+        names.append(draft.name[1:].rpartition(".")[0].rpartition(".")[0])
+        fill(draft, write)
+        if len(names) == failing + 1:
+            os.truncate(draft, draft.stat().st_size // 2)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(writing, "_fill", full)
+    monkeypatch.setattr(Trainer, "step", lambda *given: steps.append(1) or step(*given))
+    with pytest.raises(OSError, match=rf"{WRITTEN[failing][0]} cannot be written \(No space left .*make room") as told:
+        fit(config, *images, progress=False)
+    assert "\n" not in str(told.value)
+    assert names == [name for name, _ in WRITTEN[: failing + 1]]
+    assert not [name for name in files(tmp_path) if name.endswith((".part", ".lock"))]
+    steps.clear()
+    run = fit(config, *images, progress=False)
+    assert len(steps) == WRITTEN[failing][1]
+    assert_same(run, whole(**kept))
+    assert set(files(tmp_path)) == {name for name, _ in WRITTEN}
 
 
 @pytest.mark.slow  # one training, and a process
