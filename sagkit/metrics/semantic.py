@@ -484,10 +484,13 @@ def _centroid(x: np.ndarray, y: np.ndarray, classes: np.ndarray, metric: str) ->
 
 def _whitened(x: np.ndarray, y: np.ndarray, classes: np.ndarray, metric: str) -> np.ndarray:
     means = _class_means(x, y, classes)
-    residual = x - means[np.searchsorted(classes, y)]
-    values, vectors = np.linalg.eigh(residual.T @ residual / max(1, len(x) - len(classes)))
+    residual = (x - means[np.searchsorted(classes, y)]) / np.sqrt(max(1, len(x) - len(classes)))
+    wide = x.shape[1] > len(x)  # as pixels are; the rows' inner products have the same spectrum, and are fewer
+    values, vectors = np.linalg.eigh(residual @ residual.T if wide else residual.T @ residual)
     kept = values > values[-1] * 1e-6  # directions without spread within classes carry rounding noise
-    scaled = means @ (vectors[:, kept] / np.sqrt(values[kept]))
+    values, vectors = values[kept], vectors[:, kept]
+    axes = residual.T @ vectors / np.sqrt(values) if wide else vectors
+    scaled = means @ (axes / np.sqrt(values))
     return np.linalg.norm(scaled[:, None] - scaled[None, :], axis=2)
 
 

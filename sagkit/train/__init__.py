@@ -4,7 +4,7 @@ config     everything a run can be told        methods    TwoViews(encoder, proj
 build      what a configuration asks for       controls   pairings that walks have to be compared with
 trainer    fit, one step, resume and branch    distill    DINO and I-JEPA
 record     what a run leaves on disk           doctor     what is wrong with a run or an embedding
-timing     seconds and memory by part of a step
+timing     seconds and memory by part of a step    fabric     Lightning Fabric, imported without torchmetrics
 """
 
 from sagkit import lazily

@@ -18,8 +18,6 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import TorchElasticEnvironment
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -35,6 +33,7 @@ from sagkit.processes import gather
 from sagkit.train.config import OPTIMIZERS, TWO_VIEWS, WALKING, Config
 from sagkit.train.controls import make_pairing
 from sagkit.train.distill import DINO, IJEPA
+from sagkit.train.fabric import Fabric, TorchElasticEnvironment
 from sagkit.train.methods import NEVER, Method, Ramp, TwoViews
 
 Source = Examples | Dataset | DataLoader  # what a run can be given

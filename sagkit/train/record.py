@@ -23,6 +23,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from operator import itemgetter
 from pathlib import Path
@@ -305,6 +306,7 @@ def _commit() -> str:
         return "not in a git checkout"
 
 
+@cache
 def _version(name: str) -> str:
     try:
         return version(name)

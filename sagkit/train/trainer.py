@@ -43,7 +43,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from sagkit.data.files import alone
@@ -79,6 +78,7 @@ from sagkit.train.build import (
 )
 from sagkit.train.config import Config, check, command_of, differing
 from sagkit.train.doctor import examine_run, tell
+from sagkit.train.fabric import Fabric
 from sagkit.train.record import (
     load_encoder,
     load_state,

@@ -493,15 +493,15 @@ def test_huge_pictures_without_a_draft_are_decoded_one_at_a_time(tmp_path, monke
 
 
 @pytest.mark.slow
-def test_ten_thousand_tiny_files(tmp_path):
+def test_thousands_of_tiny_files(tmp_path):
     (tmp_path / "set").mkdir()
     write_image(tmp_path / "set" / "0.png", (3, 1, 4), size=(4, 4))
     tiny = (tmp_path / "set" / "0.png").read_bytes()
-    for i in range(1, 10_000):
+    for i in range(1, 3000):
         (tmp_path / "set" / f"{i}.png").write_bytes(tiny)
     found = load_images(tmp_path / "set", size=8)
-    assert len(found) == 10_000
-    assert set(colours(found.images[::999])) == {(3, 1, 4)}
+    assert len(found) == 3000
+    assert set(colours(found.images[::299])) == {(3, 1, 4)}
 
 
 def test_a_full_disk_leaves_no_half_of_a_cache(tmp_path, monkeypatch):

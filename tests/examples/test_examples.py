@@ -29,7 +29,7 @@ def losses(lines: list[str], steps: int = 2) -> list[float]:
     exec(compile("\n".join(lines), "example", "exec"), space)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's advice on loader processes
-        return space["train"](steps=steps, batch_size=32)
+        return space["train"](steps=steps, batch_size=12)
 
 
 @pytest.mark.slow
@@ -57,7 +57,7 @@ def test_the_plain_loop_learns_and_its_loss_is_the_kits():
     generator = torch.Generator().manual_seed(0)
     za, zb = torch.randn(20, 7, generator=generator), torch.randn(20, 7, generator=generator)
     assert float(plain.vicreg(za, zb)) == pytest.approx(float(sagkit.vicreg_loss(za, zb).total), rel=1e-5)
-    run = plain.train(steps=8, batch_size=32)
+    run = plain.train(steps=8, batch_size=16)
     assert sum(run[-3:]) < sum(run[:3])
 
 
@@ -66,7 +66,7 @@ def test_lightnings_checkpoint_holds_the_pairings_count_of_steps():
     lightning = importlib.import_module("sagkit.examples.lightning_vicreg")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trainer = lightning.run_trainer(steps=3, batch_size=32)
+        trainer = lightning.run_trainer(steps=3, batch_size=12)
     stored = io.BytesIO()
     torch.save(trainer.lightning_module.state_dict(), stored)
     stored.seek(0)

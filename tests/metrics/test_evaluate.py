@@ -172,7 +172,8 @@ def test_a_readout_is_against_the_primary_reference_alone_and_of_the_same_images
 
 
 def small(tmp_path, **fields) -> Config:
-    return tiny(tmp_path, **{"method": "vicreg", "epochs": 1, "batch_size": 16, **fields})
+    whole = {"probe": True, "resamplings": 1000}
+    return tiny(tmp_path, **{"method": "vicreg", "epochs": 1, "batch_size": 16, **whole, **fields})
 
 
 @pytest.fixture(scope="module")

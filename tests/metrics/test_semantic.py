@@ -102,6 +102,18 @@ def test_whitened_centroids_are_mahalanobis_distances_and_see_no_affine_map(data
     )
 
 
+def test_of_fewer_rows_than_columns_the_spread_within_classes_is_inverted_where_there_is_any(data):
+    labels, reference = data[1:]
+    wide = np.random.default_rng(2).normal(size=(N, N + 20)) + 3 * labels[:, None]
+    means = np.stack([wide[labels == c].mean(0) for c in range(C)])
+    residual = wide - means[labels]
+    inverse = np.linalg.pinv(residual.T @ residual / (N - C), rcond=1e-6, hermitian=True)
+    distance = cdist(means, means, "mahalanobis", VI=inverse)
+    upper = np.triu_indices(C, 1)
+    result = rank_correlation(wide, labels, reference, "centroid-whitened")
+    assert result.spearman == pytest.approx(spearmanr(distance[upper], reference[upper]).statistic)
+
+
 def test_an_embedding_that_is_the_reference_reaches_the_ceiling_and_its_mirror_the_opposite():
     # Points on a line; the reference knows only whether they are near or far: perfect order, many ties.
     place = np.array([0.0, 1.0, 10.0, 11.5, 30.0])

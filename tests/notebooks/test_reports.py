@@ -3,42 +3,23 @@
 Its cells run in this process, so that three settings share one start; figures and sentences come from one namespace.
 """
 
-import ast
 import json
 import re
 from pathlib import Path
 
 import pytest
 import torch
-from IPython.display import Markdown
+from pages import run
 
 from sagkit.model import make_encoder
 from sagkit.train import config, configure
 from sagkit.train.record import run_path, save_encoder
 
-PAGE = Path(__file__).parents[2] / "notebooks/05_train_cifar100.ipynb"
 SMALL = {"encoder": "resnet10-w4", "view_size": 12, "batch_size": 64, "resamplings": 20, "readout_every": 0}
 GOOD = [{"epoch": e, "loss": 20.0 - e, "variance": 0.5, "spearman_pairs": 0.1 * e} for e in (1, 2, 3, 4)]
 BAD = [
     {"epoch": e, "loss": loss, "walk": 0.1, "spearman_pairs": 0.3 - 0.05 * e} for e, loss in enumerate((9, 8, 7, 29), 1)
 ]
-
-
-def cells(**given):
-    """Names and Markdown of the notebook's code cells, run with these parameters."""
-    space, told = {}, {}
-    for cell in json.loads(PAGE.read_text())["cells"]:
-        if cell["cell_type"] != "code":
-            continue
-        body = ast.parse("".join(cell["source"])).body
-        last = ast.Expression(body.pop().value) if body and isinstance(body[-1], ast.Expr) else None
-        exec(compile(ast.Module(body, []), cell["id"], "exec"), space)
-        if "parameters" in cell["metadata"].get("tags", []):
-            space |= given
-        value = eval(compile(last, cell["id"], "eval"), space) if last else None
-        if isinstance(value, Markdown):
-            told[cell["id"]] = value.data
-    return space, told
 
 
 def store(folder: Path, method: str, log: list[dict], collapsed: bool) -> dict:
@@ -80,9 +61,10 @@ def test_what_the_report_says_of_a_run_holds_for_it(kind, tmp_path, monkeypatch)
         given |= store(tmp_path / "stored", "vicreg", GOOD, collapsed=False)
     if kind == "gone wrong":
         given |= store(tmp_path / "stored", "sag-vicreg", BAD, collapsed=True)
-    space, told = cells(**given, out=str(tmp_path / "out"))
+    space, shown = run("05_train_cifar100", **given, out=str(tmp_path / "out"))
+    told = {cell: value["text/markdown"] for cell, value in shown.items() if "text/markdown" in value}
     made = [json.loads(path.read_text()) for path in (tmp_path / "out/results").rglob("*.json")]
-    assert [(run["method"], len(run["log"])) for run in made] == [("sag-vicreg", 1)] * (kind == "trained now")
+    assert [(one["method"], len(one["log"])) for one in made] == [("sag-vicreg", 1)] * (kind == "trained now")
     for text in told.values():
         check_moves(text)
     log, record = space["log"], space["record"]

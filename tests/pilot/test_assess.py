@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from sagkit.__main__ import main as sagkit
-from sagkit.data.load import load_images, make_shapes
+from sagkit.data.load import make_shapes
 from sagkit.data.taxonomy import class_distances
 from sagkit.metrics.evaluate import evaluate, labelled, references
 from sagkit.metrics.labelfree import structure_score
@@ -25,9 +25,24 @@ from sagkit.train.record import read_records, save_encoder
 QUICK = {"probe": False, "resamplings": 0}
 
 
+ROWS = 324  # test images, a dozen of each class
+
+
 @pytest.fixture(scope="module")
 def test_set():
-    return load_images("shapes", "test")
+    return make_shapes(ROWS, size=32, seed=1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bank(test_set):
+    """Few images to train on; these and the test set stand for the whole of `shapes`."""
+    few, load = make_shapes(540, size=32, seed=0), module.load_images
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            module, "load_images", lambda name, *a, **k: test_set if name == "shapes" else load(name, *a, **k)
+        )
+        patch.setattr(module, "load_bank", lambda name, root: few)
+        yield few
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +56,10 @@ def bare(features):
 
 
 @pytest.mark.slow
-def test_an_array_with_a_bank_has_the_figures_of_evaluate(test_set, features):
-    train = load_images("shapes", "train").subset(slice(500))
-    bank = histogram(train.images)
-    found = assess(features, "shapes", bank=bank, bank_labels=train.labels, probe=True, resamplings=20)
-    given = (torch.tensor(bank), train.labels, torch.tensor(features), test_set.labels)
+def test_an_array_with_a_bank_has_the_figures_of_evaluate(bank, test_set, features):
+    known = histogram(bank.images)
+    found = assess(features, "shapes", bank=known, bank_labels=bank.labels, probe=True, resamplings=20)
+    given = (torch.tensor(known), bank.labels, torch.tensor(features), test_set.labels)
     wanted = labelled(*given, "shapes", test_set.class_names, True, 20)
     assert {key: found.figures[key] for key in wanted} == wanted
     assert found.figures.keys() - wanted.keys() == {"floor", "floor_sd", "floor_n"}
@@ -66,7 +80,7 @@ def test_an_array_alone_is_judged_whole_and_its_halves_serve_each_other(bare, te
 
 @pytest.mark.slow
 def test_the_floor_of_an_array_is_that_of_random_projections_of_the_images(bare, test_set):
-    few = torch.randperm(1024, generator=torch.Generator().manual_seed(0))
+    few = torch.randperm(ROWS, generator=torch.Generator().manual_seed(0))
     images, y = test_set.images[few].numpy() / 255, test_set.labels[few].numpy()
     scores = random_floor(images, y, references("shapes", test_set.class_names)["tree"], 64, n_pairs=200_000)
     assert bare.figures["floor"] == pytest.approx(scores.mean(), abs=1e-9)
@@ -106,7 +120,7 @@ def test_classes_of_ones_own_need_neither_images_nor_names(tmp_path):
 
 @pytest.mark.slow
 def test_labels_in_another_order_are_those_of_the_rows(bare, features, test_set):
-    shuffled = np.random.default_rng(0).permutation(1024)
+    shuffled = np.random.default_rng(0).permutation(ROWS)
     found = assess(features[shuffled], "shapes", labels=test_set.labels[shuffled], **QUICK)
     assert found.figures["spearman_pairs"] == pytest.approx(bare.figures["spearman_pairs"], abs=1e-9)
     assert found.verdict.startswith("no floor")
@@ -130,11 +144,11 @@ def records(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_an_encoder_of_ours_is_set_against_untrained_networks_of_its_architecture(records, test_set):
+def test_an_encoder_of_ours_is_set_against_untrained_networks_of_its_architecture(records, bank, test_set):
     path = records / "laptop/shapes/vicreg-seed0.safetensors"
     found = assess(str(path), "shapes", results=str(records), **QUICK)
     encoder = network(str(path))
-    wanted = evaluate(encoder, load_images("shapes", "train"), test_set, "shapes", False, 0, 0)
+    wanted = evaluate(encoder, bank, test_set, "shapes", False, 0, 0)
     assert {key: found.figures[key] for key in wanted} == wanted
     assert found.figures["floor"] == pytest.approx(0.03)
     assert found.figures["floor_sd"] == pytest.approx(np.std([0.01, 0.02, 0.06], ddof=1))
@@ -190,11 +204,11 @@ def test_cifar_100_is_drawn_with_its_own_names_and_superclasses(cifar_root):
         ("absent.safetensors", {}, "does not exist"),
         ("absent.npz", {}, "does not exist: check the path"),
         ("random:resnet10-q4", {}, "unknown encoder"),
-        (np.ones((10, 3)), {}, "1024 test images for 10 rows"),
+        (np.ones((10, 3)), {}, f"{ROWS} test images for 10 rows"),
         (np.ones((10, 3, 2)), {}, r"must be \(N, F\) .* got \(10, 3, 2\)"),
         (np.ones((10, 3)), {"labels": np.zeros(9, int)}, r"labels must be \(10,\) for 10 rows, got \(9,\)"),
         (np.ones((10, 3)), {"labels": np.full(10, 27)}, "labels 27..27 are not those of shapes with 27 classes"),
-        (np.ones((1024, 3)), {"bank": np.ones((4, 3))}, "no labels: give bank_labels"),
+        (np.ones((ROWS, 3)), {"bank": np.ones((4, 3))}, "no labels: give bank_labels"),
     ],
 )
 def test_what_cannot_be_assessed_is_said_in_one_line(what, options, message):

@@ -6,10 +6,10 @@ import pytest
 import torch
 from tiny import tiny
 
-from sagkit.data.load import load_images, make_shapes
+from sagkit.data.load import make_shapes
 from sagkit.metrics.evaluate import references
 from sagkit.metrics.semantic import rank_correlation
-from sagkit.studies import sharpen
+from sagkit.studies import sharpen, versus
 from sagkit.studies.sharpen import axes_of, figures_by_power, sharpened
 from sagkit.train.trainer import fit
 
@@ -76,11 +76,13 @@ def test_at_power_one_the_figures_are_those_of_the_features_themselves():
 
 @pytest.mark.slow
 def test_the_command_judges_stored_rows_and_its_table_pairs_seeds(tmp_path, capsys, monkeypatch):
-    few = {"readout_every": 0, "probe": False, "resamplings": 0, "epochs": 1, "batch_size": 512, "profile": "tour"}
-    sets = load_images("shapes"), load_images("shapes", "test")
+    few = {"readout_every": 0, "epochs": 1}
+    sets = {"train": make_shapes(96, size=16, seed=0), "test": make_shapes(160, size=16, seed=1)}
     for seed in range(3):
         for method in ("vicreg", "sag-vicreg"):
-            fit(tiny(tmp_path, method=method, seed=seed, **few), *sets, progress=False)
+            fit(tiny(tmp_path, method=method, seed=seed, **few), *sets.values(), progress=False)
+    for room in (sharpen, versus):
+        monkeypatch.setattr(room, "load_images", lambda _, split: sets[split])
     monkeypatch.setattr(sharpen, "POWERS", (1.0, 2.0))
     sharpen.main(str(tmp_path / "results"), profile="tour", train_set="shapes")
     record = json.loads((tmp_path / "results/sharpen/tour.json").read_text())

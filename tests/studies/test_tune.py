@@ -6,14 +6,12 @@ import socket
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from optuna.trial import TrialState
-from tiny import tiny
+from tiny import shapes_file, tiny
 
 from sagkit.__main__ import main as sagkit
-from sagkit.data.load import make_shapes
 from sagkit.studies import tune as searching
 from sagkit.studies.tune import Search, _ask, open_study, run_trials, tune
 from sagkit.train.trainer import Trainer
@@ -21,10 +19,7 @@ from sagkit.train.trainer import Trainer
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Some shapes with their classes' tree as a file, for workers to read."""
-    path, drawn = tmp_path_factory.mktemp("data") / "parts.npz", make_shapes(320, size=16, seed=0)
-    np.savez(path, images=drawn.images.numpy(), labels=drawn.labels.numpy(), class_names=drawn.class_names)
-    return str(path)
+    return shapes_file(tmp_path_factory.mktemp("data"))
 
 
 def searched(folder, data, startup: int = 2, **fields) -> Search:

@@ -215,6 +215,14 @@ def sag_by_hand(ramp=RAMP, pairing=PAIRING, queue=QUEUE, terms=TERMS) -> TwoView
     return TwoViews(encoder, make_projector(32, 16, 24), loss, WalkPairing(**pairing), Ramp(**ramp), kept)
 
 
+@pytest.fixture(scope="module")
+def plain() -> torch.Tensor:
+    """Losses with none of the fields changed, from a configuration as by hand."""
+    found = losses(build_method(configure(**FIELDS), make_encoder("resnet10-w4")))
+    torch.testing.assert_close(found, losses(sag_by_hand()), rtol=0, atol=0)
+    return found
+
+
 @pytest.mark.parametrize(
     ("fields", "by_hand"),
     [
@@ -248,11 +256,8 @@ def sag_by_hand(ramp=RAMP, pairing=PAIRING, queue=QUEUE, terms=TERMS) -> TwoView
     ],
     ids=lambda value: "-".join(map(str, value)),
 )
-def test_sag_vicreg_is_built_from_every_field_that_speaks_of_it(fields, by_hand):
-    encoder = make_encoder("resnet10-w4")
-    plain = losses(build_method(configure(**FIELDS), encoder))
-    built = losses(build_method(configure(**{**FIELDS, **fields}), encoder))
-    torch.testing.assert_close(plain, losses(sag_by_hand()), rtol=0, atol=0)
+def test_sag_vicreg_is_built_from_every_field_that_speaks_of_it(plain, fields, by_hand):
+    built = losses(build_method(configure(**{**FIELDS, **fields}), make_encoder("resnet10-w4")))
     torch.testing.assert_close(built, losses(sag_by_hand(**by_hand)), rtol=0, atol=0)
     assert not torch.equal(built, plain)
 
@@ -265,6 +270,22 @@ def partners(method: TwoViews) -> torch.Tensor:
         method.begin_epoch(epoch, lambda features=features: features)
         found.append(method.second_images(index, epoch + 0.5, torch.Generator().manual_seed(100 + epoch)))
     return torch.stack(found)
+
+
+DATASET = {"scope": "dataset", "alpha": 0.8}
+
+
+def dataset_by_hand(pairing, ramp, rebuild) -> TwoViews:
+    walk, rise = DatasetPairing(**{"k": 4, "every": rebuild, **pairing}), Ramp(**{**RAMP, "alpha": 0.8, **ramp})
+    return TwoViews(make_encoder("resnet10-w4"), make_projector(32, 16, 24), sag_vicreg_loss, walk, rise)
+
+
+@pytest.fixture(scope="module")
+def plain_partners() -> torch.Tensor:
+    """Partners with none of the fields changed, from a configuration as by hand."""
+    found = partners(build_method(configure(**{**FIELDS, **DATASET}), make_encoder("resnet10-w4")))
+    assert torch.equal(found, partners(dataset_by_hand({}, {}, 1)))
+    return found
 
 
 @pytest.mark.parametrize(
@@ -284,19 +305,10 @@ def partners(method: TwoViews) -> torch.Tensor:
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else None,
 )
-def test_dataset_scope_is_built_from_every_field_that_speaks_of_it(fields, pairing, ramp, rebuild):
-    encoder = make_encoder("resnet10-w4")
-    common = {**FIELDS, "scope": "dataset", "alpha": 0.8}
-
-    def by_hand(pairing, ramp, rebuild):
-        walk, rise = DatasetPairing(**{"k": 4, "every": rebuild, **pairing}), Ramp(**{**RAMP, "alpha": 0.8, **ramp})
-        return TwoViews(encoder, make_projector(32, 16, 24), sag_vicreg_loss, walk, rise)
-
-    plain = partners(build_method(configure(**common), encoder))
-    built = partners(build_method(configure(**{**common, **fields}), encoder))
-    assert torch.equal(plain, partners(by_hand({}, {}, 1)))
-    assert torch.equal(built, partners(by_hand(pairing, ramp, rebuild)))
-    assert not torch.equal(built, plain)
+def test_dataset_scope_is_built_from_every_field_that_speaks_of_it(plain_partners, fields, pairing, ramp, rebuild):
+    built = partners(build_method(configure(**{**FIELDS, **DATASET, **fields}), make_encoder("resnet10-w4")))
+    assert torch.equal(built, partners(dataset_by_hand(pairing, ramp, rebuild)))
+    assert not torch.equal(built, plain_partners)
 
 
 TICK = 0.125  # seconds; exact in binary
