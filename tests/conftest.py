@@ -30,7 +30,7 @@ def cifar_root() -> Path:
 
 
 def _is_notebook(item) -> bool:
-    """Whether nbmake runs the item, or the test runs a notebook by papermill."""
+    """Whether nbmake runs the item, or the test runs a notebook itself."""
     return item.path.suffix == ".ipynb" or "notebook" in item.keywords
 
 

@@ -24,11 +24,18 @@ def test_what_a_notebook_writes_as_it_stands_goes_where_git_does_not_look(name):
 
 @pytest.mark.slow
 @pytest.mark.notebook
-@pytest.mark.parametrize("name", ["06_global_structure", "07_paper_tables", "08_unseen_data"])
-def test_without_cifar_and_without_records_the_pages_say_so_and_run(tmp_path, monkeypatch, name):
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("06_global_structure", {"resamplings": 10, "experiments": 3}),
+        ("07_paper_tables", {}),
+        ("08_unseen_data", {}),
+    ],
+)
+def test_without_cifar_and_without_records_the_pages_say_so_and_run(tmp_path, monkeypatch, name, given):
     monkeypatch.setenv("SAGKIT_DATA", str(tmp_path / "nothing"))
     monkeypatch.chdir(tmp_path)  # no records here
-    shown = run(name, results="none")[1]
+    shown = run(name, results="none", **given)[1]
     assert sum("not measured yet" in str(output) for output in shown.values()) >= 3
 
 

@@ -35,8 +35,8 @@ def told(found: dict) -> list[dict]:
 
 @pytest.mark.slow
 def test_a_study_cut_off_between_and_within_trials_ends_as_if_it_had_not_been(tmp_path, data, monkeypatch):
-    whole = tune(searched(tmp_path / "whole", data, 4), tmp_path / "whole.json", trials=6)
-    search = searched(tmp_path / "cut", data, 4)
+    whole = tune(searched(tmp_path / "whole", data, 3), tmp_path / "whole.json", trials=5)
+    search = searched(tmp_path / "cut", data, 3)
     tune(search, tmp_path / "cut.json", trials=3)
     save, saved = Trainer.save, []
 
@@ -48,25 +48,25 @@ def test_a_study_cut_off_between_and_within_trials_ends_as_if_it_had_not_been(tm
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "save", save_then_die)
         with pytest.raises(KeyboardInterrupt):
-            run_trials(search, 6)
+            run_trials(search, 5)
     assert saved == ["trial003"]
     assert list((search.work / "unfinished").rglob("*trial003*.safetensors"))
     first_epochs = []
     begin_epoch = Trainer.begin_epoch
     monkeypatch.setattr(Trainer, "begin_epoch", lambda t: first_epochs.append(t.epoch) or begin_epoch(t))
-    resumed = tune(search, tmp_path / "cut.json", trials=6)
+    resumed = tune(search, tmp_path / "cut.json", trials=5)
     assert first_epochs[0] == 1  # from the checkpoint
     assert told(resumed) == told(whole)
     assert resumed["chosen"] == whole["chosen"]
     assert json.loads((tmp_path / "cut.json").read_text())["trials"] == resumed["trials"]
-    assert len(search.study().get_trials()) == 7  # and the one that died
+    assert len(search.study().get_trials()) == 6  # and the one that died
     assert not list((search.work / "unfinished").rglob("*.safetensors"))
     # The first two are the default and VICReg; others are asked for different things.
     names = [row["name"] for row in whole["trials"][:2]]
     assert names == ["default", "vicreg"]
     assert whole["trials"][0]["params"]["alpha"] == search.base.alpha
     assert whole["trials"][1]["params"]["alpha"] == 0
-    assert len({json.dumps(row["params"], sort_keys=True) for row in whole["trials"]}) == 6
+    assert len({json.dumps(row["params"], sort_keys=True) for row in whole["trials"]}) == 5
     # Scores are the records' own, and the choice does not look at labels.
     for row in (r for r in whole["trials"] if r["state"] == "complete"):
         (path,) = (tmp_path / "whole/work/trials").rglob(f"*-trial{row['slot']:03d}-seed0.json")
@@ -106,7 +106,7 @@ def test_a_trial_below_the_median_is_stopped_early_and_its_cost_is_kept(tmp_path
     assert all(row["core_seconds"] > 0 for row in found["trials"])
     assert not list((search.work / "unfinished").rglob("*.safetensors"))
     costed = Search(search.base, tmp_path / "costed", seed=3, cost=True, startup=2)
-    found = tune(costed, tmp_path / "costed.json", trials=4)
+    found = tune(costed, tmp_path / "costed.json", trials=3)
     assert {row["state"] for row in found["trials"]} == {"complete"}
     assert found["objectives"] == ["label_free", "core_seconds"]
     assert costed.study().get_trials()[0].values == [found["trials"][0][name] for name in found["objectives"]]
