@@ -27,7 +27,7 @@ LIMIT = 38_000_000  # bytes of a part: 64 MiB travel, of which the tree has 22 M
 SPLITS = ("train", "test")
 
 
-def pack(out: Path, root: Path | None = None, limit: int = LIMIT) -> None:
+def pack(out: tyro.conf.Positional[Path], root: Path | None = None, limit: int = LIMIT) -> None:
     """Write the parts, each with the fingerprints of both splits."""
     files: list[tuple[str, bytes]] = []
     sums = {}
@@ -60,7 +60,7 @@ def _webp(pixels: np.ndarray) -> bytes:
     return data.getvalue()
 
 
-def unpack(parts: Path, data: Path) -> None:
+def unpack(parts: tyro.conf.Positional[Path], data: tyro.conf.Positional[Path]) -> None:
     """Unpack every part that lies in a folder."""
     for path in sorted(parts.glob("part*.safetensors")):
         with safe_open(path, "np") as part:
@@ -75,7 +75,7 @@ def unpack(parts: Path, data: Path) -> None:
         print(f"{path.name}: {len(names):,} images into {data}")
 
 
-def check(data: Path) -> None:
+def check(data: tyro.conf.Positional[Path]) -> None:
     """Stop unless both splits are whole and their pixels those that were packed."""
     for split in SPLITS:
         expected, found = (data / f"{split}.fingerprint").read_text(), fingerprint(load_images("cifar100", split, data))
