@@ -41,7 +41,7 @@ COMMANDS = {
     "train": Command("sagkit.train.trainer", "train", "fit"),
     "report": Command("sagkit.studies.tables", "pilot"),
     "pilot": Command("sagkit.pilot.run", "pilot"),
-    "explore": Command("sagkit.show.explore", "notebooks"),
+    "explore": Command("sagkit.show.serve", "notebooks"),
     "assess": Command("sagkit.pilot.assess", "pilot"),
     "doctor": Command("sagkit.train.doctor", "train"),
 }

@@ -1,10 +1,6 @@
 """Explore images by their neighbours and walks: in a notebook, or in a browser tab.
 
-    sagkit explore my/photos
-    sagkit explore my/photos --encoder encoder.safetensors
-    sagkit explore shapes --encoder timm:resnet18
-
-    sagkit.explore(images, encoder)      the same in a notebook
+    sagkit.explore(images, encoder)      in a notebook; `serve` has the command for a browser tab
 
 A map of all images, the neighbourhood of the one that is chosen, its walks step by step, its look-alikes, and the pairs
 that its walks make. One front end (board.js) asks one pure function (`answers.Explorer.ask`), by messages of a widget
@@ -14,7 +10,7 @@ or by requests to this machine (`serve`). Nothing is fetched from elsewhere. [K]
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from sagkit import remedy
+from sagkit.data.decode import usual_size
+from sagkit.data.folder import list_images
 from sagkit.data.load import NAMES, ImageSet, attribution, load_folder, load_images
 from sagkit.model import IMAGENET_MEAN, IMAGENET_STD, Encoder, extract_features, make_encoder
 from sagkit.show.answers import Explorer, Setting
@@ -73,10 +71,17 @@ def explore(
 
 
 def make_explorer(
-    images, encoder=None, labels=None, class_names=None, seed: int = 0, progress: bool = True, setting=None
+    images,
+    encoder=None,
+    labels=None,
+    class_names=None,
+    seed: int = 0,
+    progress: bool = True,
+    setting=None,
+    told: Callable[[str], None] | None = None,
 ) -> Explorer:
-    """What `explore` shows, without a front end; the arguments are those of `explore`."""
-    tell = _Progress(progress)
+    """What `explore` shows, without a front end; arguments are those of `explore`, and `told` hears the progress."""
+    tell = _Progress(progress, told)
     chosen = Setting.of(setting or {})
     tell("reading images")
     found, source = image_set(images, labels, class_names)
@@ -136,42 +141,15 @@ def features_of(images: Tensor, encoder) -> tuple[Tensor, str]:
     return features, name
 
 
-def main(
-    folder: str,
-    /,
-    encoder: str | None = None,
-    k: int | None = None,
-    length: int = 4,
-    seed: int = 0,
-    port: int = 0,
-    show: bool = True,
-) -> None:
-    """Explore a folder of images in a browser tab: map, neighbours, walks, look-alikes, pairs.
-
-    Args:
-        folder: of images, with or without class folders; also an .npz file or a data set by name.
-        encoder: a stored encoder (.safetensors) or timm:NAME; the pixels themselves without one.
-        k: neighbours kept per image, to begin with; 10 where there are as many.
-        length: steps of a walk, to begin with.
-        seed: of walks and map.
-        port: of the page on this machine; 0 takes a free one.
-        show: open the page in a browser; its address is printed in any case.
-    """
-    from sagkit.show.serve import serve
-
-    setting = {"length": length, "seed": seed} | ({} if k is None else {"k": k})
-    serve(make_explorer(folder, encoder, seed=seed, setting=setting), port, show)
-
-
 def _read(name: str | Path) -> ImageSet:
     """Images large enough to look at, where that is cheap; of a folder, those of every split."""
     if name in DRAWN:
         return load_images(name, size=SHARP)
     if name in NAMES or not Path(name).is_dir():
         return load_images(name)
-    found = load_folder(name)
-    sharp = found.images.shape[2] >= ENCODED and len(found) <= SHARP_UP_TO
-    return load_folder(name, size=SHARP) if sharp else found
+    paths = [Path(name) / file.path for file in list_images(Path(name)).files]
+    sharp = 0 < len(paths) <= SHARP_UP_TO and usual_size(paths) >= ENCODED
+    return load_folder(name, size=SHARP if sharp else None)
 
 
 def _bytes(images) -> Tensor:
@@ -231,9 +209,11 @@ def _in_code(encoder) -> str:
 class _Progress:
     """One line that is written over, with the seconds since the first."""
 
-    def __init__(self, shown: bool):
-        self.shown, self.begin = shown, time.perf_counter()
+    def __init__(self, shown: bool, told: Callable[[str], None] | None = None):
+        self.shown, self.told, self.begin = shown, told, time.perf_counter()
 
     def __call__(self, text: str, end: str = "\r") -> None:
+        if self.told:
+            self.told(text)
         if self.shown:
             print(f"{text} ({time.perf_counter() - self.begin:.1f} s)".ljust(70), end=end, flush=True)

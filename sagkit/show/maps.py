@@ -29,18 +29,29 @@ from sagkit.graph import centre_and_normalize
 
 LEAST_FOR_UMAP = 16  # images; of fewer, UMAP's neighbourhoods are the whole set
 NEIGHBORS = 15  # of UMAP, its default
+EXACT = 1024  # rows of a matrix whose eigenvectors are all computed
 RADII = (0.0, 0.46, 0.77, 0.95)  # of the rings, in half sides of the picture
 SIDES = (0.28, 0.19, 0.15, 0.15)  # of thumbnails on them
 
 
 def principal(x: Float[Tensor, "N F"], components: int) -> Float[Tensor, "N D"]:
-    """The first principal components of rows, by a seeded randomised SVD; signs make each largest entry positive."""
+    """The first principal components of rows; signs make each largest entry positive.
+
+    From the eigenvectors of X X' or X' X, whichever is smaller, where one has at most EXACT rows: for 500 images a
+    quarter of the time of a randomised SVD. Beyond, by the latter, seeded.
+    """
     x = x - x.mean(dim=0)
     width = min(components, *x.shape)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        u, s, _ = torch.svd_lowrank(x, q=min(width + 6, *x.shape), niter=4)
-    found = (u * s)[:, :width]
+    if min(x.shape) <= EXACT:
+        wide = len(x) < x.shape[1]
+        values, vectors = torch.linalg.eigh((x @ x.T if wide else x.T @ x).double())  # ascending
+        vectors = vectors[:, -width:].flip(1)
+        found = (vectors * values[-width:].flip(0).clamp(min=0).sqrt()).float() if wide else x @ vectors.float()
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            u, s, _ = torch.svd_lowrank(x, q=width + 6, niter=4)
+        found = (u * s)[:, :width]
     return found * found.gather(0, found.abs().argmax(dim=0, keepdim=True)).sign()
 
 

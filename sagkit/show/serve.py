@@ -1,9 +1,14 @@
 """The page of `sagkit explore`: the front end and its answers, on this machine alone, from the standard library.
 
-    GET  /TOKEN/            the page;   /TOKEN/board.js  /TOKEN/board.css   the same front end as in a notebook
-    POST /TOKEN/ask         a question as JSON -> its answer as JSON
+    sagkit explore my/photos
+    sagkit explore my/photos --encoder encoder.safetensors
+    sagkit explore shapes --encoder timm:resnet18
 
-The server is bound to 127.0.0.1. A page of another origin can neither guess the token nor read an answer, and a request
+    GET  /TOKEN/            the page;   /TOKEN/board.js  /TOKEN/board.css   the same front end as in a notebook
+    POST /TOKEN/ask         a question as JSON -> its answer as JSON, or {"doing": ...} while there is none yet
+
+The page is there at once and says what is being done: to import torch takes longer than to read 500 pictures. The
+server is bound to 127.0.0.1. A page of another origin can neither guess the token nor read an answer, and a request
 under another host name, as after DNS rebinding, is refused. [K]
 """
 
@@ -11,13 +16,13 @@ from __future__ import annotations
 
 import json
 import secrets
+import threading
 import webbrowser
 from collections.abc import Callable
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
-
-from sagkit.show.answers import Explorer
+from pathlib import Path
 
 LARGEST = 10_000_000  # bytes of a question: a batch of every one of 20,000 images is a fiftieth of it
 FRONT_END = {"board.js": "text/javascript", "board.css": "text/css"}
@@ -39,26 +44,70 @@ const ask = async question => {
   if (!answer.ok) throw new Error("the program behind this page has ended: start `sagkit explore` again");
   return answer.json();
 };
-mount(document.querySelector("main"), ask);
+const main = document.querySelector("main"), said = document.createElement("p");
+said.setAttribute("role", "status");
+main.append(said);
+for (;;) {
+  const { doing } = await ask({ about: "ready" }).catch(error => ({ doing: error.message }));
+  if (doing === undefined) break;
+  said.textContent = doing;
+  await new Promise(done => setTimeout(done, 200));
+}
+said.remove();
+mount(main, ask);
 """
 
 
-def serve(explorer: Explorer, port: int = 0, show: bool = True) -> None:
-    """Serve the page until interrupted.
+def main(
+    folder: str,
+    /,
+    encoder: str | None = None,
+    k: int | None = None,
+    length: int = 4,
+    seed: int = 0,
+    port: int = 0,
+    show: bool = True,
+) -> None:
+    """Explore a folder of images in a browser tab: map, neighbours, walks, look-alikes, pairs.
 
     Args:
-        explorer: what it shows.
-        port: 0 takes a free one.
-        show: open it in a browser.
-
-    Raises:
-        OSError: for a port that is taken.
+        folder: of images, with or without class folders; also an .npz file or a data set by name.
+        encoder: a stored encoder (.safetensors) or timm:NAME; the pixels themselves without one.
+        k: neighbours kept per image, to begin with; 10 where there are as many.
+        length: steps of a walk, to begin with.
+        seed: of walks and map.
+        port: of the page on this machine; 0 takes a free one.
+        show: open the page in a browser; its address is printed in any case.
     """
-    with Server(explorer.ask, port) as server:
+    opening = Opening()
+    with Server(opening, port) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
         print(f"{server.address}\nThe page is for this machine alone. Ctrl-C ends it.", flush=True)
-        if show:
+        at_once = Path(folder).exists()  # a name that is none of a data set's opens no page
+        if show and at_once:
             webbrowser.open(server.address)
-        server.serve_forever()
+        from sagkit.show.explore import make_explorer  # here, because it imports torch, which takes seconds
+
+        setting = {"length": length, "seed": seed} | ({} if k is None else {"k": k})
+        opening.ask = make_explorer(folder, encoder, seed=seed, setting=setting, told=opening.tell).ask
+        if show and not at_once:
+            webbrowser.open(server.address)
+        thread.join()
+
+
+class Opening:
+    """Answers of an explorer that is still being made: what is being done."""
+
+    def __init__(self):
+        self.ask: Callable[[dict], dict] | None = None
+        self.doing = "starting"
+
+    def tell(self, doing: str) -> None:
+        self.doing = doing
+
+    def __call__(self, question: dict) -> dict:
+        return self.ask(question) if self.ask else {"doing": self.doing}
 
 
 class Server(ThreadingHTTPServer):

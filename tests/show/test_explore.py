@@ -1,6 +1,8 @@
 """What `explore` shows is what loops, the kit's own walks and counts say; whoever asks hears the same."""
 
 import json
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -20,7 +22,7 @@ from sagkit.model import make_encoder
 from sagkit.show import maps
 from sagkit.show.answers import SECOND, Explorer, Setting
 from sagkit.show.explore import features_of, image_set, make_explorer
-from sagkit.show.serve import Server
+from sagkit.show.serve import Opening, Server
 from sagkit.show.widgets import Board
 from sagkit.train.record import save_encoder
 from sagkit.walk import sample_pairs
@@ -433,3 +435,30 @@ def test_who_lacks_the_token_or_comes_by_another_name_finds_nothing(server):
     assert fetch(f"{server.address}ask", question, Host="example.org:80")[0] == 404
     assert fetch(server.address, Host="example.org")[0] == 404
     assert fetch(f"{server.address}ask", b"{")[0] == 400
+
+
+def test_the_page_says_what_is_being_done_until_there_is_an_answer(explorer, capsys):
+    opening = Opening()
+    assert opening({"about": "ready"}) == {"doing": "starting"}
+    made = make_explorer(explorer.scene.images, explorer.scene.features, progress=False, told=opening.tell)
+    assert opening({"about": "ready"}) == {"doing": f"{N} images, given features: ready"}
+    opening.ask = made.ask
+    assert "doing" not in opening({"about": "ready"})
+    assert opening({"about": "begin"}) == made.ask({"about": "begin"})
+    assert capsys.readouterr().out == ""
+
+
+def test_the_page_is_served_before_torch_is_imported():
+    told = "import sys, sagkit.show.serve; print([name for name in ('torch', 'numpy') if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == "[]"
+
+
+@pytest.mark.parametrize("shape", [(12, 40), (40, 12)])
+def test_principal_components_are_those_of_a_singular_value_decomposition(shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * torch.logspace(1, -3, shape[1])
+    centred = (x - x.mean(dim=0)).double().numpy()
+    u, s, _ = np.linalg.svd(centred, full_matrices=False)
+    expected = u[:, :5] * s[:5]
+    expected *= np.sign(expected[np.abs(expected).argmax(axis=0), range(5)])
+    np.testing.assert_allclose(maps.principal(x, 5).numpy(), expected, atol=2e-3 * np.abs(expected).max())
