@@ -106,6 +106,7 @@ def test_an_odd_class_is_checked_before_any_image_is_read(tmp_path, monkeypatch)
     check_class(split, "new1")  # of either split
 
 
+@pytest.mark.slow  # embeds and scores a folder
 @pytest.mark.parametrize("usual", [1, 2, 8])
 def test_fewer_usual_pictures_than_neighbours_are_said(tmp_path, encoder, usual):
     names = [f"usual/{i}.png" for i in range(usual)] + [f"odd/{i}.png" for i in range(40)]

@@ -153,6 +153,7 @@ def drawn(answer) -> str:
     return b64decode(answer["url"].split(",")[1]).decode()
 
 
+@pytest.mark.slow  # draws a board many times
 def test_a_picture_board_draws_every_move_and_tells_a_refusal(scene, projections):
     for board, moves in (
         (widgets.loss_explorer(*projections, scene.features), {"alpha": 0.8, "k": 3, "length": 5, "keep": False}),
@@ -176,6 +177,7 @@ def test_a_board_begins_with_the_values_it_is_given(scene):
         widgets.dendrogram_cutter(scene, method="x")
 
 
+@pytest.mark.slow  # draws a board many times
 def test_every_end_of_a_boards_controls_is_possible(scene, projections):
     few = scenes.make_scene(scene.images[:4], scene.labels[:4], scene.class_names, scene.features[:4])
     za, zb = (part[:4] for part in projections)

@@ -87,6 +87,7 @@ def test_gain_and_price_are_means_of_differences_by_seed_with_their_intervals():
 HOUSE = Path(__file__).parents[2]
 
 
+@pytest.mark.slow  # draws every picture
 def test_the_committed_pictures_show_the_committed_records():
     for name, picture in figures.of_records(HOUSE / "figures/results").items():
         kept = Image.open(HOUSE / f"figures/talk/{name}.png").text["Source"]

@@ -168,6 +168,7 @@ def test_a_trunk_gone_on_with_is_the_trunk_trained_whole_and_counts_the_cost_of_
     assert decay.record["trunk"]["core_seconds"] == pytest.approx(core_seconds(run.record), abs=0.1)
 
 
+@pytest.mark.slow  # trains a trunk
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
