@@ -116,6 +116,32 @@ def _graph_cell(of: dict) -> str:
     return f"{of['core_seconds']:,.1f} ({of['recall']:.3f}, {of['peak_mb'] / 1024:.1f} GiB)"
 
 
+def gpu_table(found: dict) -> str:
+    """Walks, neighbour searches and a training step with its parts on a GPU, as Markdown."""
+    record = found["gpu"]
+    walks = {
+        f"{int(nodes):,} nodes": {name: f"{billions:.3g}" for name, billions in of.items()}
+        for nodes, of in record["billion_steps_per_second"].items()
+    }
+    searches = {
+        f"{int(nodes):,} nodes": {name: f"{1000 * seconds:.3g} ms" for name, seconds in of.items()}
+        for nodes, of in record["neighbor_seconds"].items()
+    }
+    step = record["step"]
+    shares = {name: f"{share:.1%}" for name, share in step["share_of_step"].items()}
+    tables = (
+        pd.DataFrame(walks).fillna("not run").rename_axis("billion steps per second"),
+        pd.DataFrame(searches).rename_axis("neighbour search"),
+        pd.DataFrame(shares, index=["share"]).rename_axis(f"{step['encoder']}, batch {step['batch']}"),
+    )
+    rate = step["batch"] / step["step_seconds"]
+    notes = (
+        f"A step trains {rate:,.0f} pairs/s, {step['share_of_encoder']:.0%} of what the encoder's forward and backward "
+        f"alone would. Walks: {record['walks']:,} of {record['length']} steps."
+    )
+    return "\n\n".join([*map(to_markdown, tables), f"{notes} {origin(record)}"])
+
+
 def metric_table(found: dict) -> str:
     """Seconds of rank correlations beside scipy's, and of a full evaluation by part, as Markdown."""
     record, columns = found["metrics"], {}
@@ -234,7 +260,7 @@ def bench_table(name: str, found: dict) -> str:
         raise ValueError(f"no benchmark {name!r}: choose one of {', '.join(TABLES)}")
     record = RECORDS.get(name, name)
     if record not in found:
-        alone = {"attack": "make attack"} | {
+        alone = {"attack": "make attack", "gpu": "tests/gpu.sh"} | {
             n: f"python tests/bench_{n}.py" for n in ("notebooks", "pilot", "explore", "memory", "graphs")
         }
         command = alone.get(record, "make bench")
@@ -248,6 +274,7 @@ TABLES = {
     "walks": walk_table,
     "neighbors": neighbor_table,
     "graphs": graph_table,
+    "gpu": gpu_table,
     "metrics": metric_table,
     "notebooks": notebook_table,
     "explore": explore_table,

@@ -60,6 +60,24 @@ def test_graphs_of_millions_show_processor_time_recall_memory_growth_and_what_is
     assert "`python tests/bench_graphs.py` writes the record" in bench_table("graphs", {})
 
 
+def test_a_gpus_table_shows_walks_searches_the_steps_shares_and_its_rate_beside_the_encoders():
+    step = {"encoder": "resnet18", "batch": 512, "step_seconds": 0.02, "share_of_encoder": 0.72}
+    record = MADE | {
+        "step": step | {"share_of_step": {"augmentation": 0.1, "encoder": 0.9}},
+        "walks": 1000,
+        "length": 8,
+    }
+    record["billion_steps_per_second"] = {"10000": {"sagkit": 1.5, "DGL": 0.2}, "100000": {"sagkit": 1.25}}
+    record["neighbor_seconds"] = {"50000": {"sagkit, exact": 0.0421}}
+    text = bench_table("gpu", {"gpu": record})
+    assert "| sagkit | 1.5 | 1.25 |" in text
+    assert "| DGL | 0.2 | not run |" in text
+    assert "| sagkit, exact | 42.1 ms |" in text
+    assert "| share | 10.0% | 90.0% |" in text
+    assert "25,600 pairs/s, 72% of what the encoder's forward and backward alone would" in text
+    assert bench_table("gpu", {}) == "Not measured yet: `tests/gpu.sh` writes the record."
+
+
 def test_a_benchmark_without_a_record_is_not_measured_yet():
     for name in ("training", "walks", "neighbors", "metrics"):
         assert bench_table(name, {}) == "Not measured yet: `make bench` writes the record."
