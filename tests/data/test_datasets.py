@@ -116,6 +116,7 @@ def test_many_images_lie_in_a_file_without_a_name(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow  # trains twice
 def test_a_data_set_trains_as_the_image_set_of_its_images(tmp_path):
     """The same record, figure by figure, and the same weights."""
     train, queries = make_shapes(64, 16, 1), make_shapes(27, 16, 2)

@@ -20,6 +20,7 @@ def test_the_house_keeps_its_rules():
     assert done.returncode == 0, done.stdout[-3000:]
 
 
+@pytest.mark.slow  # a process a case
 @pytest.mark.parametrize(
     ("module", "imported", "rule"),
     [

@@ -24,6 +24,7 @@ def images(n: int = 6, side: int = 16, seed: int = 0) -> torch.Tensor:
     return torch.randint(256, (n, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.slow  # large networks
 @pytest.mark.parametrize(("name", "reference", "width"), [("resnet18", resnet18, 512), ("resnet50", resnet50, 2048)])
 def test_full_resnets_are_torchvisions_but_for_stem_and_head(name, reference, width):
     encoder, original = make_encoder(name), reference(weights=None)

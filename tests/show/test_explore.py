@@ -197,6 +197,7 @@ def test_a_setting_that_is_not_possible_is_refused_in_words(explorer, setting, w
     assert "refused" not in explorer.ask({"about": "answer", "setting": {}})
 
 
+@pytest.mark.slow  # draws many views
 def test_every_end_of_every_control_is_possible(batch, features):
     for n in (2, 5, N):
         explorer = make_explorer(batch.subset(slice(n)), features[:n], progress=False)

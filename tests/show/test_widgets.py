@@ -102,6 +102,7 @@ def test_the_boards_purity_is_a_count_over_its_pairs(scene):
         assert found[7] == pytest.approx(alpha * sum(w for _, w in mine) / 8, abs=6e-3)
 
 
+@pytest.mark.slow  # draws a board
 def test_pictures_of_images_without_classes_say_nothing_of_classes(bare):
     for figure in (
         scenes.graph_view(bare, 5),

@@ -190,6 +190,7 @@ def quickly(words: list[str]) -> Config:
     return config
 
 
+@pytest.mark.slow  # hundreds of configurations
 def test_every_run_of_the_kits_own_plans_can_be_and_every_branch_has_its_trunk_above_it(monkeypatch):
     plans = sorted((Path(ledger.__file__).parents[2] / "figures/plans").glob("*.txt"))
     assert {path.stem for path in plans} == {"long", "long-search"}

@@ -53,6 +53,7 @@ def test_rotation_asks_for_the_turn_that_each_image_was_given():
     assert found.item() == pytest.approx(np.mean(wanted), rel=1e-5)
 
 
+@pytest.mark.slow  # trains
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_an_objective_is_learnt_and_the_same_seed_gives_the_same_encoder(objective, monkeypatch):
     monkeypatch.setattr(objectives, "BATCH", 64)

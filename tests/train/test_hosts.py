@@ -130,6 +130,7 @@ def test_other_errors_and_those_of_one_process_are_raised_as_they_are(tmp_path):
         assert raised.value is error
 
 
+@pytest.mark.slow  # loads a whole image set
 def test_processes_that_stand_at_different_steps_are_refused(tmp_path, monkeypatch):
     config = tiny(tmp_path)
     made = trainer.Trainer(config, make_fabric(config), load_images("shapes"))

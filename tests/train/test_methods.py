@@ -58,6 +58,7 @@ def assert_same(a, b) -> None:
 EPOCHS = [0.0, 0.5, 1.0, 1.5, 2.0]
 
 
+@pytest.mark.slow  # trains
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("ramp", [{"alpha": 0.0}, {"start": 2.5}, {"start": 2.0, "warmup": 1.0}])
 def test_without_a_walk_sag_vicreg_trains_to_vicregs_very_weights(ramp, keep):

@@ -422,6 +422,7 @@ def test_without_colour_the_views_are_crops_and_mirror_images_alone(tmp_path, im
             torch.testing.assert_close(step[view], grey.expand_as(step[view]))
 
 
+@pytest.mark.slow  # trains
 @pytest.mark.parametrize("clip", [0.0, 1e-3])
 def test_gradients_are_clipped_by_their_common_norm(tmp_path, images, clip):
     norms = []
