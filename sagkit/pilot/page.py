@@ -14,6 +14,7 @@ import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -92,6 +93,7 @@ def findings_page(found: Findings) -> str:
         .get_template("report.html.j2")
         .render(
             found=found,
+            folder=Path(found.source).name or found.source,
             images=found.images,
             learnt=found.learnt,
             side=found.images.images.shape[2],
@@ -253,12 +255,12 @@ def _plane(features: Tensor) -> Tensor:
 
 
 def _figure(value) -> str:
-    """Floats with three decimals, integers with thousands apart, everything else as it is."""
-    return f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+    """Floats with two decimals, integers with thousands apart, everything else as it is."""
+    return f"{value:.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}" + "s" * (n != 1)
+def _count(n: int, one: str, many: str = "") -> str:
+    return f"{n:,} {one if n == 1 else many or f'{one}s'}"
 
 
 def _spread(n: int, most: int) -> list[int]:
@@ -285,7 +287,7 @@ def _readouts(found: Findings) -> list[tuple]:
 def _structure(found: Findings) -> list[list]:
     rows = []
     for name, score in found.structure.items():
-        interval = f"{score['label_free_low']:.3f} to {score['label_free_high']:.3f}"
+        interval = f"{score['label_free_low']:.2f} to {score['label_free_high']:.2f}"
         rows.append([name, score["label_free"], interval, *([found.precision[name]] if found.precision else [])])
     return rows
 

@@ -139,7 +139,7 @@ def test_a_folder_becomes_features_neighbours_scores_and_a_page(tmp_path, folder
         "1 group of near duplicates",
         STRANGE,
         "AUROC",
-        f"{score['label_free_low']:.3f} to {score['label_free_high']:.3f}",
+        f"{score['label_free_low']:.2f} to {score['label_free_high']:.2f}",
     ):
         assert told in words
     headings = re.findall(r"<h2>(.*?)</h2>", text)
@@ -326,7 +326,7 @@ def test_tables_pictures_and_strips_say_what_they_are_given():
     parts = templates().get_template("macros.html.j2").module
     numbers = parts.table(["n", "x", "a < b"], [[1234, 0.12345, "c & d"], [5, 1.0, ""]])
     read = Page(numbers + parts.table([], [["p", "q"]]))
-    assert read.words == ["n", "x", "a < b", "1,234", "0.123", "c & d", "5", "1.000", "p", "q"]
+    assert read.words == ["n", "x", "a < b", "1,234", "0.12", "c & d", "5", "1.00", "p", "q"]
     assert numbers.count('class="n"') == 6  # two columns of numbers, with their headings
     assert "th" not in Page(parts.table([], [["p", "q"]])).tags
     shown = parts.strip([Tile(33, "a/<i>", "0.5", "first"), Tile(0, '"')], 32)
