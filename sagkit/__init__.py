@@ -4,14 +4,13 @@ In every batch a similarity graph is built, weighted random walks on it choose f
 invariance term pulls those together. The house:
 
     graph  walk  pairing  loss      the method, on torch alone       augment  model    views of a batch; encoders
-    processes                       one batch over several processes
     data      image sets, vectors, taxonomies                        metrics  structure between classes, local quality
     train     configuration, methods, the training loop, records     pilot    a folder of images to a report
     show      pictures, explore                                     studies  what this repository's results are made by
     examples  the drop-in module in other people's training loops
 
 Imports run downwards only: studies, pilot, show, train, metrics, pairing and loss, walk, then graph, data, augment and
-model, then processes (pyproject.toml, importlinter). One letter, one meaning, in every signature and comment:
+model (pyproject.toml, importlinter). One letter, one meaning, in every signature and comment:
 
     B  images in a batch           N  nodes of a graph, rows of a feature matrix
     F  width of features h         K  neighbours kept per node
@@ -34,8 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sagkit.loss import sag_vicreg_loss, vicreg_loss, walk_term
-    from sagkit.pairing import WalkPairing
-    from sagkit.processes import gather
+    from sagkit.pairing import WalkPairing, gather
     from sagkit.show.explore import explore
     from sagkit.train.record import load_encoder
 
@@ -110,11 +108,11 @@ def lies_in(value: Any, interval: str) -> bool:
 
 
 _HOMES = {
-    **{name: f"sagkit.{name}" for name in ("graph", "walk", "pairing", "loss", "augment", "model", "processes")},
+    **{name: f"sagkit.{name}" for name in ("graph", "walk", "pairing", "loss", "augment", "model")},
     **{name: f"sagkit.{name}" for name in ("data", "metrics", "train", "pilot", "show", "studies")},
     "WalkPairing": "sagkit.pairing",
     "explore": "sagkit.show.explore",
-    "gather": "sagkit.processes",
+    "gather": "sagkit.pairing",
     "load_encoder": "sagkit.train.record",
     "sag_vicreg_loss": "sagkit.loss",
     "vicreg_loss": "sagkit.loss",

@@ -18,7 +18,6 @@ each other's first neighbours, in the order of their numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +26,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sagkit import require
-from sagkit.processes import processes, rank
 
 KERNELS = ("cosine", "gaussian", "shared")
 BLOCK = 64  # columns per maximum: 64 floats are one pass of a vector unit over four cache lines
@@ -142,7 +140,6 @@ def similarity_graph(
     chunk: int = CHUNK,
     approximate_above: int | None = None,
     sinkhorn: int = 0,
-    gather: Callable[[Tensor], Tensor] | None = None,
 ) -> Graph:
     """Build the K-nearest-neighbour graph of features by cosine similarity.
 
@@ -157,9 +154,6 @@ def similarity_graph(
             `Graph.recall` says how well; None: always exact.
         sinkhorn: times that weights are scaled to sum to 1 into each node, and then again out of it, at least 0; 3 in
             ReSA [R]. Walks then end on no node more than on another: no hubs, as far as the kept edges allow.
-        gather: under several processes that have the same x, what gives the rows of all of them, as `sagkit.gather`:
-            each searches for its share of the nodes, and all get the graph that one would have found. An approximate
-            search is every process's own.
 
     Raises:
         ValueError: for k out of range, non-finite features, an unknown kernel, a temperature that is not positive, or
@@ -173,8 +167,6 @@ def similarity_graph(
     if approximate_above is not None and len(x) > approximate_above:
         similarity, neighbors = approximate_neighbors(unit, k)
         recall = neighbor_recall(unit, neighbors)
-    elif gather is not None and processes() > 1:
-        similarity, neighbors = shared_search(unit, k, chunk, gather)
     else:
         similarity, neighbors = nearest_neighbors(unit, k, chunk)
     return graph_of_neighbors(similarity, neighbors, kernel, temperature, mutual, sinkhorn, recall)
@@ -219,18 +211,6 @@ def centre_and_normalize(x: Float[Tensor, "N F"]) -> Float[Tensor, "N F"]:
     largest = x.abs().amax()  # beyond USUAL, squares or lengths leave the range of numbers
     x = x * torch.where((largest > USUAL) & (largest < 1 / USUAL), 1, 1 / largest.clamp(min=SMALLEST))
     return F.normalize(x - x.mean(dim=0), dim=1)
-
-
-def shared_search(
-    unit: Float[Tensor, "N F"], k: int, chunk: int, gather: Callable[[Tensor], Tensor]
-) -> tuple[Float[Tensor, "N K"], Int[Tensor, "N K"]]:
-    """`nearest_neighbors` by all processes, each of a share of the rows; whole chunks, so that sums round as in one."""
-    n = len(unit)
-    share = -(-n // (chunk * processes())) * chunk
-    first = min(rank() * share, n)
-    own = nearest_neighbors(unit, k, chunk, range(first, min(first + share, n)))
-    similarity, neighbors = (gather(F.pad(part, (0, 0, 0, share - len(part)))) for part in own)
-    return similarity[:n], neighbors[:n]
 
 
 def nearest_neighbors(

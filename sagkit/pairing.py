@@ -12,6 +12,10 @@ Source: [S] an overlay on an existing VICReg loop, with the graph inside each ba
 averaged and detached; randomness is a pure function of (seed, step), so that a resumed run draws the same walks with no
 generator to store; the expectation over walks, its null model and the two wider scopes, `Queue` and `DatasetPairing`,
 are this kit's extensions. `Pairing` says what a training loop may ask of any of them.
+
+The gradient of a row that `gather` gives is the sum over processes of what their losses say of it. So under
+DistributedDataParallel, which takes the mean over processes, a loss of gathered rows, the same on each, gives every
+parameter the gradient of one process with the whole batch. (Kept to the own process, it is smaller by their number.)
 """
 
 from __future__ import annotations
@@ -22,11 +26,23 @@ from contextlib import nullcontext
 from io import BytesIO
 
 import torch
-from jaxtyping import Float, Int, UInt8
+import torch.distributed as dist
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 
 from sagkit import require
-from sagkit.graph import Graph, check_kernel, require_tensors, similarity_graph
+from sagkit.graph import (
+    CHUNK,
+    Graph,
+    centre_and_normalize,
+    check_graph,
+    check_kernel,
+    graph_of_neighbors,
+    nearest_neighbors,
+    require_tensors,
+    similarity_graph,
+)
 from sagkit.walk import (
     Ends,
     Pairs,
@@ -86,6 +102,81 @@ def _copied(part):
 def untimed(part: str) -> nullcontext:
     """The stopwatch of a pairing that nobody times."""
     return nullcontext()
+
+
+def processes() -> int:
+    """How many there are."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this is, from 0."""
+    return dist.get_rank() if processes() > 1 else 0
+
+
+def gather(x: Shaped[Tensor, "B ..."]) -> Shaped[Tensor, "world_B ..."]:
+    """Rows of all processes in order of rank, with gradient; every process has to call it, with as many rows.
+
+    Raises:
+        ValueError: for shapes that differ between processes. On a CPU only: to read them on another device would make
+            every step wait for it.
+    """
+    if processes() == 1:
+        return x
+    if x.device.type == "cpu":
+        _refuse_unequal(x)
+    return _Gather.apply(x)
+
+
+def _refuse_unequal(x: Tensor) -> None:
+    shapes = torch.empty(processes(), 4, dtype=torch.int64)
+    own = torch.tensor([x.ndim, len(x), x.numel(), x.element_size()])
+    dist.all_gather(list(shapes.unbind()), own)
+    if (shapes != own).any():
+        rows = ", ".join(map(str, shapes[:, 1].tolist()))
+        raise ValueError(
+            f"processes gather as many rows of one shape and type each, got {rows} rows, here {tuple(x.shape)} of "
+            f"{x.dtype}: drop the last odd batch (drop_last=True)"
+        )
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.rows = len(x)
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(processes())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)  # sums what every process's loss says of every row
+        return gradient[rank() * ctx.rows : (rank() + 1) * ctx.rows]
+
+
+def shared_graph(
+    x: Float[Tensor, "N F"],
+    k: int,
+    kernel: str = "cosine",
+    temperature: float = 0.1,
+    mutual: bool = False,
+    chunk: int = CHUNK,
+    sinkhorn: int = 0,
+    gather: Callable[[Tensor], Tensor] = gather,
+) -> Graph:
+    """`similarity_graph` of features that all processes have, to the last bit, each searching for a share of the nodes.
+
+    Shares are whole chunks, because sums round by chunks.
+    """
+    check_graph(x, k, kernel, temperature, chunk)
+    require("sinkhorn", sinkhorn, "[0, inf)", "0 leaves the kernel's weights", whole=True)
+    unit, n = centre_and_normalize(x), len(x)
+    share = -(-n // (chunk * processes())) * chunk
+    first = min(rank() * share, n)
+    own = nearest_neighbors(unit, k, chunk, range(first, min(first + share, n)))
+    similarity, neighbors = (gather(F.pad(part, (0, 0, 0, share - len(part))))[:n] for part in own)
+    return graph_of_neighbors(similarity, neighbors, kernel, temperature, mutual, sinkhorn)
 
 
 class Pairing(nn.Module):
@@ -376,8 +467,10 @@ class DatasetPairing(Pairing):
 
     def graph_of(self, nodes: Float[Tensor, "N F"]) -> Graph:
         """The graph that is walked on."""
-        settings = {"mutual": self.mutual, "sinkhorn": self.sinkhorn, "gather": self.gather}
-        return similarity_graph(nodes, self.k, self.kernel, self.temperature, **settings)
+        settings = nodes, self.k, self.kernel, self.temperature, self.mutual
+        if self.gather is None:
+            return similarity_graph(*settings, sinkhorn=self.sinkhorn)
+        return shared_graph(*settings, sinkhorn=self.sinkhorn, gather=self.gather)
 
     def _set(self, graph: Graph) -> None:
         self.graph, self._tables, self._least = graph, walk_tables(graph), 0.0

@@ -28,8 +28,7 @@ from sagkit.data.series import Examples, VectorSet
 from sagkit.data.taxonomy import superclasses
 from sagkit.loss import barlow_twins_loss, sag_vicreg_loss
 from sagkit.model import DENSE, Encoder, make_encoder, make_projector
-from sagkit.pairing import Queue
-from sagkit.processes import gather
+from sagkit.pairing import Queue, gather
 from sagkit.train.config import OPTIMIZERS, TWO_VIEWS, WALKING, Config
 from sagkit.train.controls import make_pairing
 from sagkit.train.distill import DINO, IJEPA

@@ -30,8 +30,7 @@ from torch import Tensor, nn
 
 from sagkit.loss import Loss
 from sagkit.metrics.purity import weight_per_anchor
-from sagkit.pairing import Pairing, Queue
-from sagkit.processes import gather
+from sagkit.pairing import Pairing, Queue, gather
 from sagkit.train.timing import Stopwatch
 from sagkit.walk import Ends, Pairs
 

@@ -60,7 +60,8 @@ from sagkit.metrics.evaluate import (
     view_of,
 )
 from sagkit.model import Encoder, channels_last, extract_features
-from sagkit.processes import gather, synchronised
+from sagkit.pairing import gather
+from sagkit.train.batchnorm import synchronised
 from sagkit.train.build import (
     Source,
     build_encoder,

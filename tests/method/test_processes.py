@@ -9,7 +9,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sagkit import WalkPairing, gather, vicreg_loss, walk_term
 from sagkit.graph import similarity_graph
-from sagkit.processes import SyncBatchNorm, processes, rank, synchronised
+from sagkit.pairing import DatasetPairing, processes, rank, shared_graph
+from sagkit.train.batchnorm import SyncBatchNorm, synchronised
 
 BATCH, PROCESSES = 16, 2
 
@@ -55,10 +56,16 @@ def keeps_to_itself(x: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def graph_of(n: int, chunk: int, together=None, **settings):
+def graph_of(n: int, chunk: int, build=similarity_graph):
     x = torch.randn(n, 8, generator=torch.Generator().manual_seed(n))
-    graph = similarity_graph(x, 3, chunk=chunk, gather=together, **settings)
+    graph = build(x, 3, chunk=chunk)
     return graph.neighbors, graph.weights
+
+
+def graph_of_images(together=None):
+    pairing = DatasetPairing(k=3, mutual=True, sinkhorn=2, gather=together)
+    pairing.rebuild(torch.randn(60, 8, generator=torch.Generator().manual_seed(1)))
+    return pairing.graph.neighbors, pairing.graph.weights
 
 
 GRAPHS = [(100, 16), (96, 16), (40, 512), (33, 32), (16, 1)]
@@ -74,7 +81,7 @@ def work(own: int, folder: str) -> None:
     for momentum in (0.1, None):
         parts = synchronised(network(momentum))
         told[f"sync {momentum}"] = of_the_loop(DistributedDataParallel(parts), parts, gather)
-    told["graphs"] = [graph_of(*size, gather) for size in GRAPHS]
+    told["graphs"] = [graph_of(*size, shared_graph) for size in GRAPHS] + [graph_of_images(gather)]
     told["whole numbers"] = gather(torch.arange(3) + 3 * own)
     try:
         gather(torch.zeros(2 + own, 3))
@@ -131,10 +138,9 @@ def test_synchronised_batchnorm_is_that_of_one_process_with_the_whole_batch(foun
 
 def test_a_shared_search_finds_the_graph_of_one_process_to_the_last_bit(found):
     for told in found:
-        for size, (neighbors, weights) in zip(GRAPHS, told["graphs"], strict=True):
-            expected = graph_of(*size)
-            assert torch.equal(neighbors, expected[0]), size
-            assert torch.equal(weights, expected[1]), size
+        expected = [graph_of(*size) for size in GRAPHS] + [graph_of_images()]
+        for here, whole in zip(told["graphs"], expected, strict=True):
+            assert all(map(torch.equal, here, whole))
 
 
 def test_rows_come_in_order_of_rank_and_unequal_shares_are_refused_on_every_process(found):
