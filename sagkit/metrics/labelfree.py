@@ -13,6 +13,8 @@ matrix:
     alpha_req    exponent of the power law of the covariance's eigenvalues          Agrawal et al. 2022
     silhouette   of a Ward cut into 20 clusters
     cophenetic   tree against the distances it was built from                       the sources' keyword, probably
+    clid         learnability of clusters, and intrinsic dimension                  Lu et al. 2023
+    total_persistence   lifetimes of components and loops (Vietoris-Rips)           Edelsbrunner et al. 2002
 Several views of each image:
     lidar        exp(entropy of the eigenvalues of between- against within-image scatter)   Thilak et al. 2023
 Two feature matrices of the same images:
@@ -22,6 +24,12 @@ Two feature matrices of the same images:
     diffusion_agreement distances after t steps of diffusion on either neighbour graph
     shared_rank         effective rank of what the views share: high rank guarded against noise
     guarded             distance agreement times cluster agreement: stability of order and of trees together
+    profile_agreement   distances of second order: images are alike where their similarities to all others are
+    predicted_agreement distances as the neighbours in the other view predict them
+    visit_agreement     overlap of where walks of either view are after 1, 2, 4, 8 steps
+    agreement_beyond    partial rank correlation, given what pixels already show
+Many embeddings of the same images:
+    consensus           agreement with what embeddings of other families hold in common
 
 A collapsed embedding scores 0 (alpha_req: infinity), never NaN: its trees and graphs are those of rounding alone, and
 would be alike in both views.
@@ -200,6 +208,133 @@ def guarded(a: np.ndarray, b: np.ndarray) -> float:
     return max(0.0, structure_score(a, b).score) * max(0.0, cluster_agreement(a, b))
 
 
+def profile_agreement(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman of distances of second order: two images are alike where their similarities to all others are."""
+    return spearman(*(_profile_distances(x) for x in _views(a, b)))
+
+
+def predicted_agreement(a: np.ndarray, b: np.ndarray, k: int = 10) -> float:
+    """Spearman of the distances in a with those predicted for them: means over the k nearest in b of either image."""
+    require("k", k, "[1, inf)", "it counts neighbours", whole=True)
+    a, b = _views(a, b)
+    if _collapsed(a) or _collapsed(b):
+        return 0.0
+    near, apart = _nearest(b, k), _distances(a)
+    means = apart[near].mean(axis=1)[:, near].mean(axis=2)
+    return spearman(squareform(apart, checks=False), squareform(means + means.T, checks=False))
+
+
+def visit_agreement(a: np.ndarray, b: np.ndarray, k: int = 10, lengths: Sequence[int] = (1, 2, 4, 8)) -> float:
+    """Overlap in [0, 1] of where walks of the two views are after L steps, mean over starts and lengths.
+
+    The walks are those of `sagkit.graph`'s default: k nearest, weights exp(cosine / 0.1); the overlap of two
+    distributions is the sum of the smaller of their shares.
+    """
+    require("k", k, "[1, inf)", "it counts neighbours", whole=True)
+    a, b = _views(a, b)
+    if _collapsed(a) or _collapsed(b):
+        return 0.0
+    steps = [_transitions(x, k) for x in (a, b)]
+    at = [[np.linalg.matrix_power(step, length) for length in lengths] for step in steps]
+    return float(np.mean([np.minimum(p, q).sum(axis=1).mean() for p, q in zip(*at, strict=True)]))
+
+
+def agreement_beyond(a: np.ndarray, b: np.ndarray, known: Sequence[np.ndarray]) -> float:
+    """Partial rank correlation of the distances in a and b, given those in features that anybody has.
+
+    Args:
+        a: (N, F) features of clean images.
+        b: (N, F') of a changed view.
+        known: feature matrices (N, ...) of the clean images, as pixels and untrained networks.
+    """
+    a, b = _views(a, b)
+    basis = np.stack([distance_ranks(x) for x in known])
+    return float(np.mean(left_over(distance_ranks(a), basis) * left_over(distance_ranks(b), basis)))
+
+
+def consensus(
+    candidates: Sequence[np.ndarray], families: Sequence[str], panel: Sequence[bool], known: Sequence[np.ndarray] = ()
+) -> np.ndarray:
+    """Agreement of each embedding's distances with what embeddings of other families hold in common.
+
+    The common ranks are the mean over families of the mean ranks of each family's members; an embedding's own family
+    is left out of its own panel, so that neither itself nor its siblings speak for it.
+
+    Args:
+        candidates: feature matrices of the same N images.
+        families: of each; what is trained alike is one family.
+        panel: which of them have a say; the others are only judged.
+        known: feature matrices whose ranks are taken off the common ranks by least squares, as pixels.
+
+    Raises:
+        ValueError: for lengths that differ, or an embedding without a panel of two other families.
+    """
+    if not len(candidates) == len(families) == len(panel):
+        raise ValueError(f"{len(candidates)} embeddings, {len(families)} families, {len(panel)} of a panel: one each")
+    ranks = [distance_ranks(x) for x in candidates]
+    basis = np.stack([distance_ranks(x) for x in known]) if len(known) else None
+    speaking = dict.fromkeys(family for family, speaks in zip(families, panel, strict=True) if speaks)
+    means = {
+        family: np.mean([r for r, of, speaks in zip(ranks, families, panel, strict=True) if speaks and of == family], 0)
+        for family in speaking
+    }
+    found = []
+    for own, family in zip(ranks, families, strict=True):
+        others = [mean for name, mean in means.items() if name != family]
+        if len(others) < 2:
+            raise ValueError(f"{family} has a panel of {len(others)} other families: at least two are needed")
+        common = np.mean(others, axis=0)
+        common = left_over(common, basis) if basis is not None else common / max(common.std(), 1e-12)
+        found.append(float(np.mean(own * common)))
+    return np.array(found)
+
+
+def distance_ranks(x: np.ndarray) -> np.ndarray:
+    """Ranks of the distances between rows of (N, F), mean 0 and variance 1, in order of `pdist`; 0 where collapsed."""
+    ranks = rankdata(_pairs(feature_array(x)))
+    ranks -= ranks.mean()
+    return ranks / (ranks.std() or 1.0)
+
+
+def left_over(ranks: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """What least squares on the rows of a basis leaves of (P,) numbers of mean 0, scaled to variance 1."""
+    rest = ranks - np.linalg.lstsq(basis.T, ranks)[0] @ basis
+    return rest / rest.std() if rest.std() > 1e-6 else np.zeros_like(rest)
+
+
+def clid(x: np.ndarray, clusters: int = 50, k: int = 5, seed: int = 0) -> tuple[float, float]:
+    """CLID of features (N, F): learnability of clusters in [0, 1], and intrinsic dimension. Lu et al. 2023
+
+    Learnability is the share of images whose k-means label the k nearest of the other images vote for; the dimension is
+    that of two nearest neighbours [R: Facco et al. 2017], by its likelihood. The authors add the two, each standardised
+    over the encoders that are compared.
+    """
+    from sklearn.cluster import KMeans
+
+    x = directions(feature_array(x))
+    require("clusters", clusters, f"[2, {len(x)})", "clusters are fewer than images", whole=True)
+    label = KMeans(clusters, n_init=1, random_state=seed).fit_predict(x)
+    near = _nearest(x, max(k, 2))
+    votes = np.apply_along_axis(np.bincount, 1, label[near[:, :k]], minlength=clusters)
+    learnt = float((votes.argmax(axis=1) == label).mean())
+    apart = np.sqrt((2 - 2 * np.take_along_axis(x @ x.T, near[:, :2], axis=1)).clip(min=0))
+    first, second = np.sort(apart, axis=1).T
+    ratio = np.log(second[first > 0] / first[first > 0])
+    return learnt, float(len(ratio) / ratio.sum()) if ratio.sum() > 0 else 0.0
+
+
+def total_persistence(x: np.ndarray, n: int = 300) -> float:
+    """Sum of the lifetimes of components and loops of the Vietoris-Rips filtration of the first n rows' directions.
+
+    Components alone are the edges of the minimum spanning tree; loops need the package ripser.
+    """
+    from ripser import ripser
+
+    x = directions(feature_array(x)[:n])
+    born = np.concatenate(ripser(x, maxdim=1)["dgms"])
+    return float(sum(end - start for start, end in born if np.isfinite(end)))
+
+
 def entropy_rank(values: np.ndarray) -> float:
     """exp of the entropy of non-negative values scaled to sum 1; 0 where all are 0."""
     if values.sum() <= 0:
@@ -278,6 +413,31 @@ def _distances(x: np.ndarray) -> np.ndarray:
 
 def _pairs(x: np.ndarray) -> np.ndarray:
     return squareform(_distances(x), checks=False)
+
+
+def _nearest(x: np.ndarray, k: int) -> np.ndarray:
+    """Positions (N, k) of the other rows nearest to each, the nearest first."""
+    close = similarities(x)
+    np.fill_diagonal(close, -np.inf)
+    return np.argsort(-close, axis=1, kind="stable")[:, : min(k, len(x) - 1)]
+
+
+def _transitions(x: np.ndarray, k: int) -> np.ndarray:
+    """The walk's matrix (N, N) on the graph of k nearest."""
+    close, near, rows = similarities(x), _nearest(x, k), np.arange(len(x))[:, None]
+    weight = np.exp((close[rows, near] - 1) / 0.1)
+    matrix = np.zeros_like(close)
+    matrix[rows, near] = weight / weight.sum(axis=1, keepdims=True)
+    return matrix
+
+
+def _profile_distances(x: np.ndarray) -> np.ndarray:
+    """Minus the correlation of the similarities of two images to all, themselves left out as far as 0 does."""
+    close = similarities(x)
+    np.fill_diagonal(close, 0)
+    close -= close.mean(axis=1, keepdims=True)
+    close /= np.maximum(np.linalg.norm(close, axis=1, keepdims=True), 1e-12)
+    return -(close @ close.T)[np.triu_indices(len(close), k=1)]
 
 
 def _heights(x: np.ndarray, method: str) -> np.ndarray:

@@ -3,8 +3,8 @@
 Nothing outside this wing imports it, and `sagkit study` lists its commands:
 
 train and record    ledger, tune, confirm, select_pairing
-zoo                 objectives, trainings, zoo
-judge and record    versus, sharpen, transfer, validity (over a zoo), purity, line
+embeddings          zoo (of records' encoders), objectives and trainings behind kinds_zoo (of twelve kinds)
+judge and record    versus, sharpen, transfer, validity and kinds_validity (over a zoo), purity, line
 pages               tables, branches, cost, benchmarks, figures, results
 toys                spectral (notebook 01)
 """
