@@ -26,6 +26,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from sagkit import require
 from sagkit.data.files import read_arrays
 from sagkit.data.load import load_bank, load_images, validation_split
 from sagkit.metrics.checks import feature_array, label_array, labels_and_distances, words_of
@@ -365,6 +366,7 @@ def main(
         threads: of torch; 0 leaves its default.
         device: that networks run on: auto (a GPU where there is one), cpu, cuda.
     """
+    require("threads", threads, "[0, 1024]", "0 leaves torch's default", whole=True)
     if threads:
         torch.set_num_threads(threads)
     if not what:

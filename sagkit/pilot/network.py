@@ -45,6 +45,7 @@ def network(what: str, seed: int = 0, weights: bool = True) -> nn.Module:
     if not Path(what).is_file():
         named = "/" in what or Path(what).suffix
         absent = f"does not exist ({Path(what).absolute()})" if named else "is no network"
+        absent = "is a folder" if what and Path(what).is_dir() else absent
         raise ValueError(f"{what!r} {absent}: give pixels, timm:NAME, random:NAME, or a file of weights")
     encoder = load_encoder(what)
     if encoder.architecture.endswith("-imagenet") and not is_ours(what):

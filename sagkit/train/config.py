@@ -18,6 +18,8 @@ This room imports nothing heavy, so that `--help` is quick. METHOD.md is figures
 from __future__ import annotations
 
 import difflib
+import os
+import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import Field, asdict, dataclass, field, fields, make_dataclass, replace
@@ -35,6 +37,7 @@ KERNELS = ("cosine", "gaussian", "shared")  # see sagkit.graph
 OPTIMIZERS = ("lars", "adamw", "sgd")
 SCHEDULES = ("cosine", "wsd")  # see sagkit.train.build.learning_rate
 SPLITS = ("train", "fit")
+VARIANT = re.compile(r"[\w.+=,-]{1,100}")
 
 # Views of 24 pixels cost about half of 32: more epochs for the same core time.
 _CIFAR = {"data": "cifar100", "view_size": 24, "batch_size": 512, "lr": 1.5e-3}
@@ -136,7 +139,7 @@ class Config:
     data: str = _of("data", "shapes", "shapes, emoji, cifar10, cifar100[-80a, -80b, -lt], a folder, or an .npz file")
     profile: str = _of("data", "tour", "the budget this setting comes from", tuple(PROFILES))
     variant: str = _of("record", "default", "name of a setting that is not the profile's")
-    seed: int = _of("data", 0, "of weights, data order, views and walks", "[0, inf)")
+    seed: int = _of("data", 0, "of weights, data order, views and walks", "[0, 1e15]")
     split: str = _of("data", "train", "train: judge on test; fit: train on 90 %, judge on the other 10 %", SPLITS)
 
     encoder: str = _of("model", "resnet10-w16", "by name, see sagkit.model.make_encoder")
@@ -205,13 +208,20 @@ class Config:
     devices: int = _of("host", 1, "processes of each machine", "[1, inf)")
     nodes: int = _of("host", 1, "machines, the same command on each by torchrun or srun", "[1, inf)")
     precision: str = _of("host", "auto", "bf16-mixed, 16-mixed, 32-true; auto: what the hardware computes itself")
-    threads: int = _of("host", 0, "CPU threads; 0: PyTorch's choice", "[0, inf)")
+    threads: int = _of("host", 0, "CPU threads; 0: PyTorch's choice", "[0, 1024]")
     data_root: str = _of("host", "", "where CIFAR lies; empty: SAGKIT_DATA")
     results: str = _of("host", "runs/results", "folder of run records")
     runs: str = _of("host", "runs", "folder of checkpoints of unfinished runs")
     keep_at: tuple[int, ...] = _of("record", (), "keep the checkpoints after these epochs, as trunks of other runs")
     overwrite: bool = _of("record", False, "train although a record lies in its place, and replace it")
     trunk: str = _of("record", "", "kept checkpoint of a run that was the same up to there: start from it")
+
+    def __post_init__(self):
+        for name, value in vars(self).items():  # of numpy and pathlib, which no record can hold
+            plain = value.item() if hasattr(value, "item") and not getattr(value, "shape", ()) else value
+            plain = os.fspath(plain) if isinstance(plain, os.PathLike) else plain
+            if plain is not value:
+                object.__setattr__(self, name, plain)
 
     @classmethod
     def from_dict(cls, fields: dict) -> Config:
@@ -231,8 +241,14 @@ def check(config: Config) -> None:
     """
     for f in fields(Config):
         value, among = getattr(config, f.name), f.metadata["among"]
+        if not _is_of(type(f.default), value):
+            raise ValueError(f"{f.name} must be of {type(f.default).__name__}, got {value!r}: {f.metadata['help']}")
         if isinstance(among, tuple) and value not in among:
             raise ValueError(f"unknown {f.name} {value!r}: choose one of {', '.join(among)}")
+    if not VARIANT.fullmatch(config.variant):
+        raise ValueError(f"variant {config.variant!r} names files: give 1 to 100 letters, digits or signs of ._+=,-")
+    if wrong := [epoch for epoch in config.keep_at if not 1 <= epoch <= config.epochs]:
+        raise ValueError(f"keep_at {wrong[0]} is no epoch of {config.epochs}: name epochs that there are")
     if config.batch_size < 2 or config.batch_size % max(1, config.devices * config.nodes):
         processes = f"devices = {config.devices}" + (f" times nodes = {config.nodes}" if config.nodes > 1 else "")
         raise ValueError(f"batch_size {config.batch_size} must be at least 2 and a multiple of {processes}")
@@ -270,6 +286,13 @@ def check(config: Config) -> None:
             low, high = among[1:-1].split(", ")
             bound = f"be {'at least' if among[0] == '[' else 'above'} {low}" if high == "inf" else f"lie in {among}"
             raise ValueError(f"{f.name} must {bound}, got {value}: {f.metadata['help']} (default {f.default})")
+
+
+def _is_of(kind: type, value) -> bool:
+    """Whether a value is of a field's kind; a whole number serves for a float, and True for none."""
+    if kind is tuple:
+        return isinstance(value, tuple) and all(_is_of(int, part) for part in value)
+    return isinstance(value, int | float if kind is float else kind) and (kind is bool or not isinstance(value, bool))
 
 
 _BY_ROLE = {role: {f.name for f in fields(Config) if f.metadata["role"] == role} for role in ROLES}

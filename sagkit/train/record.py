@@ -37,7 +37,7 @@ from sagkit.data.files import write_atomically, write_text
 from sagkit.data.load import SUBSETS
 from sagkit.model import Encoder, make_encoder
 from sagkit.train.config import Config, check, differing
-from sagkit.train.weights import is_ours, published, what_is
+from sagkit.train.weights import is_ours, published, require_finite, what_is
 
 NAMED = ("shapes", "emoji", "cifar10", "cifar100", *SUBSETS)  # data sets whose records nothing else may mix with
 KINDS = {  # of what every record holds
@@ -272,6 +272,7 @@ def load_encoder(path) -> Encoder:
     except (AttributeError, KeyError, RuntimeError, TypeError) as error:
         told = " ".join(str(error).split())[:120]
         raise ValueError(f"{path} holds no whole encoder ({told}): give one that lies beside a run's record") from None
+    require_finite(encoder, path)
     return encoder.eval().to(memory_format=torch.channels_last)
 
 

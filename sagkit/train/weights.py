@@ -41,6 +41,7 @@ SIGNS = {  # how files begin that are taken for weights
     b"version https://git-lfs": "a Git LFS pointer in place of the file: `git lfs pull` fetches it",
 }
 VIT_SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large"}
+COUNTED = "num_batches_tracked"  # not in files from before PyTorch 0.4.1, and nothing that evaluation reads
 ASIDE = re.compile(r"momentum|encoder_k|key_|target|ema|student")  # of two networks in a file, the other one
 
 
@@ -58,7 +59,8 @@ def published(path: str | Path) -> Encoder:
     """The encoder of a file of weights, in evaluation mode; ImageNet's channel statistics, or those timm names.
 
     Raises:
-        ValueError: in one line that says what the file is instead, or why its weights fit no network that is known.
+        ValueError: in one line that says what the file is instead, why its weights fit no network that is known, or
+            that some are not finite.
         OSError: where it cannot be opened.
     """
     tensors = dict(_flat(_read(path)))
@@ -70,7 +72,19 @@ def published(path: str | Path) -> Encoder:
             f"{path} holds {len(tensors)} arrays ({', '.join(list(tensors)[:3])}, ...) of a network that is none of "
             f"torchvision's ResNets or timm's transformers: compute its features and give them to `sagkit assess x.npz`"
         )
+    require_finite(encoder, path)
     return encoder.eval().to(memory_format=torch.channels_last)
+
+
+def require_finite(encoder: nn.Module, path: str | Path) -> None:
+    """Refuse weights of which some are NaN or infinite: every feature would be.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    for name, value in encoder.state_dict().items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{path} holds weights that are not finite (first: {name}): take an earlier checkpoint")
 
 
 def what_is(path: str | Path) -> str:
@@ -193,12 +207,20 @@ def _fitting_resnet(within: dict[str, Tensor]) -> Encoder | None:
     own = {name for name in within if name.startswith(("conv1.", "bn1.", "layer"))}  # without what follows the pooling
     for name in FULL:
         with torch.device("meta"):
-            shapes = {k: v.shape for k, v in make_encoder(f"{name}{stem}").backbone.state_dict().items()}
-        if own == shapes.keys() and all(within[k].shape == shape for k, shape in shapes.items()):
+            wanted = make_encoder(f"{name}{stem}").backbone.state_dict()
+        shapes = {k: v.shape for k, v in wanted.items() if not k.endswith(COUNTED)}
+        if {k for k in own if not k.endswith(COUNTED)} == shapes.keys() and _fit(within, shapes):
             encoder = make_encoder(f"{name}{stem}", IMAGENET_MEAN, IMAGENET_STD)
-            encoder.backbone.load_state_dict({k: within[k] for k in shapes})
+            encoder.backbone.load_state_dict({k: within[k] for k in shapes}, strict=False)
             return encoder
     return None
+
+
+def _fit(within: dict[str, Tensor], shapes: dict[str, torch.Size]) -> bool:
+    """Whether all these are there, in these shapes, and floats: whole numbers are weights that were quantised."""
+    return all(
+        k in within and within[k].shape == shape and within[k].is_floating_point() for k, shape in shapes.items()
+    )
 
 
 def _transformer(tensors: dict[str, Tensor]) -> Encoder | None:
@@ -239,10 +261,10 @@ def _fitting_timm(name: str, within: dict[str, Tensor], options: dict) -> Encode
     if not timm.is_model(name):
         return None
     backbone: nn.Module = timm.create_model(name, num_classes=0, **options)
-    wanted = backbone.state_dict()
-    if any(key not in within or within[key].shape != value.shape for key, value in wanted.items()):
+    shapes = {k: v.shape for k, v in backbone.state_dict().items() if v.is_floating_point()}
+    if not _fit(within, shapes):
         return None
-    backbone.load_state_dict({key: within[key] for key in wanted})
+    backbone.load_state_dict({key: within[key] for key in shapes}, strict=False)
     trained: Any = backbone.pretrained_cfg
     width = getattr(backbone, "head_hidden_size", None) or backbone.num_features
     size = tuple(trained["input_size"][1:])

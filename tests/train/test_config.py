@@ -1,10 +1,12 @@
 """Config: every field has a role and a range, bad settings are refused by name, and what two runs may differ in."""
 
+import json
 import re
 import subprocess
 import sys
 from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 
 from sagkit.graph import KERNELS
@@ -147,3 +149,38 @@ def test_reading_a_configuration_loads_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"epochs": 2.5}, "epochs must be of int, got 2.5: passes over"),
+        ({"epochs": True}, "epochs must be of int, got True"),
+        ({"k": "5"}, "k must be of int, got '5'"),
+        ({"lr": "fast"}, "lr must be of float, got 'fast'"),
+        ({"alpha": None}, "alpha must be of float, got None"),
+        ({"keep": "no"}, "keep must be of bool, got 'no'"),
+        ({"data": 5}, "data must be of str, got 5"),
+        ({"keep_at": 3}, "keep_at must be of tuple, got 3"),
+        ({"keep_at": ("1",)}, "keep_at must be of tuple"),
+        ({"keep_at": (1, 99)}, "keep_at 99 is no epoch of 10"),
+        ({"seed": 2**70}, r"seed must lie in \[0, 1e15\]"),
+        ({"threads": 10**6}, r"threads must lie in \[0, 1024\]"),
+        *(({"variant": v}, "names files") for v in ("", "a/b", "../../../x", "a b", "x:y", "a\nb", "x" * 300)),
+    ],
+)
+def test_a_setting_of_another_kind_or_that_names_no_file_is_refused_in_one_line(fields, words):
+    config = configure("sag-vicreg", "tour")
+    vars(config).update(fields)  # past the type checker that tests run under
+    with pytest.raises(ValueError, match=words) as error:
+        check(config)
+    assert "\n" not in str(error.value)
+
+
+def test_settings_of_numpy_and_pathlib_are_the_plain_ones_that_a_record_holds(tmp_path):
+    given = configure("sag-vicreg", "tour")
+    vars(given).update(epochs=np.int64(3), lr=np.float32(0.5), keep=np.bool_(True), runs=tmp_path)
+    given.__post_init__()
+    check(given)
+    assert given == configure("sag-vicreg", "tour", epochs=3, lr=0.5, keep=True, runs=str(tmp_path))
+    assert json.loads(json.dumps(given.to_dict())) == given.to_dict()

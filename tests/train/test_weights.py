@@ -53,6 +53,8 @@ def forms(network: nn.Module) -> dict[str, object]:
     children = nn.Sequential(*list(network.children())[:-1]).state_dict()
     return {
         "torchvision": state,
+        "before PyTorch 0.4.1": {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")},
+        "compiled, of several processes": prefixed(state, "module._orig_mod."),
         "VICReg's authors, backbone": {k: v for k, v in state.items() if not k.startswith("fc.")},
         "VICReg's authors, checkpoint": {
             "epoch": 3,
@@ -202,3 +204,24 @@ def test_a_foreign_file_is_no_checkpoint_of_ours(tmp_path, network):
     with pytest.raises(ValueError, match="not a complete sagkit checkpoint but a safetensors file of another program"):
         load_state(tmp_path / "resnet18.safetensors")
     assert what_is(tmp_path / "resnet18.safetensors").startswith("a safetensors file")
+
+
+@pytest.mark.parametrize("form", ["torchvision", "ours"])
+def test_weights_that_are_not_finite_are_refused(tmp_path, network, form):
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    state["layer1.0.conv1.weight"][3] = float("nan")
+    if form == "ours":
+        encoder = make_encoder("resnet18-imagenet")
+        encoder.backbone.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})
+        save_encoder(tmp_path / "x.safetensors", encoder, "resnet18-imagenet")
+    else:
+        save_file(state, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=r"x.safetensors holds weights that are not finite \(first: .*layer1.0.conv1"):
+        load_encoder(tmp_path / "x.safetensors")
+
+
+def test_quantised_weights_are_not_taken_for_numbers(tmp_path, network):
+    state = {k: (v * 10).char() if v.is_floating_point() else v for k, v in network.state_dict().items()}
+    save_file(state, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=r"x.safetensors holds 122 arrays .* none of torchvision's ResNets"):
+        load_encoder(tmp_path / "x.safetensors")
