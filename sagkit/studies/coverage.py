@@ -1,6 +1,7 @@
 """How often do the 95 % intervals hold the truth? Worlds whose truth is known, drawn again and again.
 
     sagkit study coverage
+    sagkit study coverage --missing       the worlds alone that the record lacks
 
 structure   images of 20 clusters, two views that differ by noise: `structure_score` of n images, images resampled
 classes     classes at latent places, images about their means, one embedding: `rank_correlation`, classes resampled
@@ -11,6 +12,7 @@ The truth is the figure of a population: the mean over worlds so large that neit
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 
@@ -134,18 +136,23 @@ def summary(record: dict) -> str:
     )
 
 
-def main(results: Path = Path("figures/results"), trials: int = 200) -> None:
+def main(results: Path = Path("figures/results"), trials: int = 200, missing: bool = False) -> None:
     """Count how often intervals hold the truth of simulated worlds, and store the record.
 
     Args:
         results: folder of the record, coverage.json.
         trials: of each world of up to 500 images; half as many of larger ones.
+        missing: keep the worlds that the record holds, and add the others.
     """
     require("trials", trials, "[10, inf)", "200 tell 92 from 97 per cent", whole=True)
     truth = cache(truth_of)
-    record = {"command": command_line("study coverage"), "resamplings": RESAMPLINGS, **provenance(), "rows": {}}
+    place, about = Path(results) / "coverage.json", {"resamplings": RESAMPLINGS, **provenance()}
+    kept = json.loads(place.read_text())["rows"] if missing and place.exists() else {}
+    record = {"command": command_line("study coverage"), **about, "rows": kept}
     for name, (kind, images, classes) in WORLDS.items():
+        if name in kept:
+            continue
         many = trials if images <= 500 else trials // 2
-        record["rows"][name] = covered(kind, images, classes, many, truth(kind))
-        write_record(Path(results) / "coverage.json", record)  # what is done is kept
+        record["rows"][name] = covered(kind, images, classes, many, truth(kind)) | {"commit": about["commit"]}
+        write_record(place, record)  # what is done is kept
         print(name, record["rows"][name], flush=True)

@@ -1,5 +1,7 @@
 """The study of intervals: it counts what was planted, and a world's seeds share what they should."""
 
+import json
+
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
@@ -41,3 +43,27 @@ def test_a_trial_is_an_estimate_within_its_own_interval(kind):
     for value, low, high in coverage.trial(kind, 3, 120, 12, 60):
         assert low < value < high
         assert high - low < 0.8
+
+
+def test_missing_worlds_alone_are_added_to_a_record(tmp_path, monkeypatch):
+    asked = []
+
+    def counted(kind, images, classes, trials, truth):
+        asked.append((kind, images))
+        return {"held": [trials]}
+
+    monkeypatch.setattr(coverage, "covered", counted)
+    monkeypatch.setattr(coverage, "truth_of", lambda kind: 0.5)
+    coverage.main(tmp_path, trials=10)
+    assert len(asked) == len(coverage.WORLDS)
+    place = tmp_path / "coverage.json"
+    record = json.loads(place.read_text())
+    del record["rows"]["structure, 2,000 images"]
+    record["rows"]["classes, 25 of 20 images"]["held"] = [7]
+    place.write_text(json.dumps(record))
+    asked.clear()
+    coverage.main(tmp_path, trials=10, missing=True)
+    assert asked == [("structure", 2000)]
+    rows = json.loads(place.read_text())["rows"]
+    assert rows["classes, 25 of 20 images"]["held"] == [7]
+    assert rows["structure, 2,000 images"]["held"] == [5]
