@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sagkit.data.files import write_atomically
+
 IN_MEMORY = 2**29  # bytes: CIFAR-100 takes 150 MB, 100,000 images of 64 pixels 1.2 GB
 CHUNK = 4096  # images that are looked at, or copied, at a time
 
@@ -66,15 +68,18 @@ def read(path: Path, shape: tuple[int, ...]) -> Tensor:
 
 def move(source: Path, target: Path, shape: tuple[int, ...], kept: Tensor) -> None:
     """Put the rows of a file that are kept, bool (n,), into another; the first is gone when the second is whole."""
-    if not kept.all():
-        rows, draft = kept.nonzero()[:, 0], source.with_suffix(".kept")
+
+    def write(draft: Path) -> None:
+        if kept.all():
+            os.replace(source, draft)
+            return
+        rows = kept.nonzero()[:, 0]
         images, copied = read(source, shape), named(draft, (len(rows), *shape[1:]))
         for part in torch.arange(len(rows)).split(CHUNK):
             copied[part] = images[rows[part]]
-        os.replace(draft, target)
-        source.unlink()
-    else:
-        os.replace(source, target)
+
+    write_atomically(target, write)
+    source.unlink(missing_ok=True)
 
 
 def select(images: Tensor, rows: Tensor, folder: Path) -> Tensor:
