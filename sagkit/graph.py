@@ -18,6 +18,7 @@ each other's first neighbours, in the order of their numbers.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,8 @@ BLOCK = 64  # columns per maximum: 64 floats are one pass of a vector unit over 
 SMALLEST = 1e-30  # weight into a node: what is there before a division, where every edge's weight was rounded to 0
 USUAL = 1e-6  # features whose largest lies between this and its inverse are taken as they are
 LEAST_TEMPERATURE = 1e-30  # smaller ones are taken for it: a similarity over them is infinite in float32
+SAMPLE, RECALL = 1000, 0.95  # rows on which an approximate search is judged, and what it has to find of theirs
+ROWS_OF_A_CELL = 39  # on average, at least: what faiss asks for to place a cell
 CHUNK = 512  # rows of similarities held at a time: 100 MB for 50,000 nodes; 1,024 rows took 2.5 times as long
 
 
@@ -150,14 +153,14 @@ def similarity_graph(
         temperature: of the cosine softmax; greater than 0 and finite, small is sharp. The other kernels have none.
         mutual: keep an edge only if each end is among the other's K.
         chunk: rows of similarities held at a time; memory is O(N K + chunk N).
-        approximate_above: with more nodes than this, pynndescent searches on the CPU (an optional package) and
+        approximate_above: with more nodes than this, faiss searches on the CPU (an optional package) and
             `Graph.recall` says how well; None: always exact.
         sinkhorn: times that weights are scaled to sum to 1 into each node, and then again out of it, at least 0; 3 in
             ReSA [R]. Walks then end on no node more than on another: no hubs, as far as the kept edges allow.
 
     Raises:
         ValueError: for k out of range, non-finite features, an unknown kernel, a temperature that is not positive, or
-            an approximate search without pynndescent.
+            an approximate search without faiss.
     """
     check_graph(x, k, kernel, temperature, chunk)
     require("sinkhorn", sinkhorn, "[0, inf)", "0 leaves the kernel's weights", whole=True)
@@ -271,39 +274,74 @@ def top_k_of_wide_rows(rows: Float[Tensor, "n columns"], k: int) -> tuple[Float[
 
 
 def approximate_neighbors(
-    unit: Float[Tensor, "N F"], k: int, seed: int = 0
+    unit: Float[Tensor, "N F"], k: int, least: float = RECALL
 ) -> tuple[Float[Tensor, "N K"], Int[Tensor, "N K"]]:
-    """About the K most similar other rows, by nearest-neighbour descent (pynndescent), on the CPU.
+    """About the K most similar other rows, by an inverted file (faiss), on the CPU.
+
+    Rows are sorted into cells, about 4 sqrt(N) of them, and the nearest cells are searched: the fewest, doubled from
+    one on, in which the neighbours of SAMPLE rows are found. The same rows give the same neighbours.
+
+    Args:
+        unit: the rows.
+        k: neighbours kept.
+        least: share of the exact neighbours of these rows that has to be found.
 
     Raises:
-        ValueError: where pynndescent is not installed.
+        ValueError: where faiss is not installed.
     """
     try:
-        from pynndescent import NNDescent
+        import faiss
     except ImportError:
-        raise ValueError(
-            "an approximate search needs pynndescent: pip install pynndescent, or search exactly"
-        ) from None
-    index, distance = NNDescent(
-        unit.cpu().numpy(), metric="cosine", n_neighbors=k + 1, random_state=seed
-    ).neighbor_graph
-    index, distance = (torch.as_tensor(a).to(unit.device) for a in (index, distance))
-    own = index == torch.arange(len(unit), device=unit.device)[:, None]
-    own[:, -1] |= ~own.any(dim=1)  # a row that did not find itself gives up its farthest
-    order = own.to(torch.int8).sort(dim=1, stable=True).indices[:, :k]  # all but itself, nearest first
-    return (1 - distance.gather(1, order)).to(unit.dtype).clamp_(-1, 1), index.gather(1, order).long()
+        raise ValueError("an approximate search needs faiss: pip install faiss-cpu, or search exactly") from None
+    rows, n = unit.float().cpu().numpy(), len(unit)
+    cells = max(1, min(2 ** round(math.log2(4 * math.sqrt(n))), n // ROWS_OF_A_CELL))
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    index = faiss.index_factory(rows.shape[1], f"IVF{cells},Flat", faiss.METRIC_INNER_PRODUCT)
+    index.train(rows)
+    index.add(rows)
+
+    def search(these: Tensor, probes: int) -> tuple[Tensor, Tensor]:
+        found = index.search(rows[these], k + 1, params=faiss.SearchParametersIVF(nprobe=probes))
+        similarity, nearest = map(torch.as_tensor, found)
+        own = nearest == these[:, None]
+        own[:, -1] |= ~own.any(dim=1)  # a row that did not find itself gives up its farthest
+        order = own.to(torch.int8).sort(dim=1, stable=True).indices[:, :k]  # all but itself, nearest first
+        return similarity.gather(1, order), nearest.gather(1, order)
+
+    some, probes = _sample(n, "cpu"), 1
+    true = _exact_of(unit, some.to(unit.device), k).cpu()
+    while probes < cells and _share_found(search(some, probes)[1], true) < least:
+        probes *= 2
+    similarity, nearest = search(torch.arange(n), min(probes, cells))
+    few = (nearest < 0).any(dim=1).nonzero().flatten()  # in cells that hold fewer than K others
+    if len(few):
+        similarity[few], nearest[few] = search(few, cells)
+    return similarity.to(unit).clamp_(-1, 1), nearest.to(unit.device)
 
 
-def neighbor_recall(unit: Float[Tensor, "N F"], neighbors: Int[Tensor, "N K"], sample: int = 1000) -> float:
+def neighbor_recall(unit: Float[Tensor, "N F"], neighbors: Int[Tensor, "N K"], sample: int = SAMPLE) -> float:
     """Share of the true K nearest among the given neighbours, on `sample` evenly spaced rows."""
-    rows = torch.linspace(0, len(unit) - 1, min(sample, len(unit)), device=unit.device).long()
+    rows = _sample(len(unit), unit.device, sample)
+    return _share_found(neighbors[rows], _exact_of(unit, rows, neighbors.shape[1]))
+
+
+def _sample(n: int, device, sample: int = SAMPLE) -> Int[Tensor, " R"]:
+    """Evenly spaced rows of n."""
+    return torch.linspace(0, n - 1, min(sample, n), device=device, dtype=torch.float64).long()
+
+
+def _exact_of(unit: Float[Tensor, "N F"], rows: Int[Tensor, " R"], k: int) -> Int[Tensor, "R K"]:
+    """The K nearest others of some rows; (64, N) similarities at a time: 250 MB for a million nodes."""
     found = []
-    for few in rows.split(BLOCK):  # (64, N) similarities at a time: 250 MB for a million nodes
+    for few in rows.split(BLOCK):
         similar = unit[few] @ unit.T
         similar[torch.arange(len(few), device=unit.device), few] = float("-inf")
-        true = similar.topk(neighbors.shape[1], dim=1).indices  # (64, K)
-        found.append((neighbors[few][:, :, None] == true[:, None, :]).any(dim=2))
-    return float(torch.cat(found).float().mean())
+        found.append(similar.topk(k, dim=1).indices)
+    return torch.cat(found)
+
+
+def _share_found(neighbors: Int[Tensor, "R K"], true: Int[Tensor, "R K"]) -> float:
+    return float((neighbors[:, :, None] == true[:, None, :]).any(dim=2).float().mean())
 
 
 def is_mutual(neighbors: Int[Tensor, "N K"]) -> Tensor:

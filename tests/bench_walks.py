@@ -241,7 +241,7 @@ def neighbor_row(nodes: int, rounds: int) -> dict:
     unit = centre_and_normalize(x)
     contestants = {"sagkit, exact": lambda: nearest_neighbors(unit, NEAREST)[1]}
     contestants["torch, ten lines"] = lambda: _plain_neighbors(unit)
-    contestants["pynndescent"] = lambda: approximate_neighbors(unit, NEAREST)[1]
+    contestants["sagkit, approximate"] = lambda: approximate_neighbors(unit, NEAREST)[1]
     contestants["scikit-learn, brute"] = lambda: _sklearn(unit)
     absent = {}
     try:

@@ -79,7 +79,7 @@ WALKS |= {"expected", "null", "weight", "sinkhorn"}
 WALKS |= {"kernel", "mutual", "restart", "unique", "confident", "every", "scope", "queue_batches", "graph_epochs"}
 KEPT = {"readout_every", "snapshots", "probe", "resamplings", "keep_at", "overwrite", "trunk", "variant"}
 PLACES = {"threads", "results", "runs", "data_root"}
-MACHINE = {*PLACES, "accelerator", "devices", "precision"}
+MACHINE = {*PLACES, "accelerator", "devices", "nodes", "precision"}
 
 
 @pytest.mark.parametrize(
