@@ -188,9 +188,12 @@ def same_width(**features: np.ndarray | torch.Tensor) -> None:
 def _plain(given: Any, name: str) -> np.ndarray:
     """A numpy array of anything array-like; half precisions, of which numpy lacks one, as float32."""
     if isinstance(given, torch.Tensor):
-        x = given.detach().cpu()
+        if given.is_meta:
+            raise ValueError(f"{name} are on meta, where there are shapes and no numbers: compute them on a device")
+        x = given.detach().cpu().resolve_conj().resolve_neg()
+        x = x.dequantize() if x.is_quantized else x
         x = x.to_dense() if x.layout != torch.strided else x
-        return x.float().numpy() if x.is_floating_point() and x.dtype != torch.float64 else x.resolve_neg().numpy()
+        return (x.float() if x.is_floating_point() and x.dtype != torch.float64 else x).numpy()
     if isinstance(given, list | tuple) and any(isinstance(row, torch.Tensor) for row in given):
         given = [_plain(row, name) for row in given]
     if isinstance(given, list | tuple) and any(isinstance(value, str | bytes) for value in given):

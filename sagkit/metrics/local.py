@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sagkit import require
-from sagkit.graph import centre_and_normalize, nearest_neighbors
+from sagkit.graph import LEAST_TEMPERATURE, centre_and_normalize, nearest_neighbors
 from sagkit.metrics.checks import feature_array, label_array, same_width, words_of
 
 PROBE_ITERATIONS = 200
@@ -49,15 +49,16 @@ def knn_predict(bank, bank_labels, queries, k: int = 20, temperature: float = 0.
     require("chunk", chunk, "[1, inf)", "it counts queries", whole=True)
     bank, queries = feature_array(bank, "bank", np.float32), feature_array(queries, "queries", np.float32)
     same_width(bank=bank, queries=queries)
-    bank_labels = torch.from_numpy(label_array(bank_labels, len(bank), "bank_labels"))
+    named, place = np.unique(label_array(bank_labels, len(bank), "bank_labels"), return_inverse=True)
+    named, bank_labels = torch.from_numpy(named), torch.from_numpy(place)
     bank, queries = (F.normalize(torch.from_numpy(x), dim=1) for x in (bank, queries))
-    classes, predicted = int(bank_labels.max()) + 1, []
+    predicted = []
     for asked in queries.split(chunk):
         similarity, nearest = (asked @ bank.T).topk(min(k, len(bank)), dim=1)  # (chunk, k)
         # Weights relative to the nearest: the same argmax, and no overflow at small temperatures.
-        weight = ((similarity - similarity[:, :1]) / temperature).exp()
-        votes = torch.zeros(len(asked), classes).scatter_add_(1, bank_labels[nearest], weight)
-        predicted.append(votes.argmax(dim=1))
+        weight = ((similarity - similarity[:, :1]) / max(temperature, LEAST_TEMPERATURE)).exp()
+        votes = torch.zeros(len(asked), len(named)).scatter_add_(1, bank_labels[nearest], weight)
+        predicted.append(named[votes.argmax(dim=1)])
     return torch.cat(predicted)
 
 

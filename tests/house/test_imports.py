@@ -1,5 +1,6 @@
 """Imports run downwards (pyproject.toml, importlinter), and the face and the drop-in load no more than they need."""
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -61,3 +62,14 @@ def test_importing_and_using_the_drop_in_module_loads_nothing_beyond_torch_and_j
     # torch brings packages of its own (numpy, tqdm); the difference is what sagkit adds, at import or later.
     added = loaded_by(f"import torch, jaxtyping; {drop_in}") - loaded_by("import torch, jaxtyping")
     assert added == {"sagkit"}
+
+
+POSIX = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "syslog", "curses", "readline"}
+
+
+def test_no_module_asks_for_what_windows_lacks_when_it_is_imported():
+    for path in sorted((ROOT / "sagkit").rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {a.name for a in node.names} if isinstance(node, ast.Import) else {node.module}
+                assert not names & POSIX, f"{path}:{node.lineno}"

@@ -301,3 +301,19 @@ def test_cifars_distances_of_some_of_its_names_are_those_of_all():
     assert rank_correlation(x, labels, some) == rank_correlation(
         x, np.repeat([3, 47, 97], 4), class_distances("cifar100")
     )
+
+
+def test_tensors_that_are_views_or_quantised_are_the_numbers_that_they_show():
+    x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    np.testing.assert_array_equal(feature_array(torch._neg_view(x)), -x.double().numpy())
+    np.testing.assert_allclose(feature_array(torch.quantize_per_tensor(x, 0.1, 0, torch.qint8)), x, atol=0.051)
+    with pytest.raises(ValueError, match="features are on meta, where there are shapes and no numbers"):
+        feature_array(x.to("meta"))
+    with pytest.raises(ValueError, match="features must be numbers, got complex64"):
+        feature_array(torch.conj(x + 1j))
+
+
+def test_labels_of_neighbours_may_be_any_numbers_and_the_temperature_next_to_none():
+    x = torch.eye(4)
+    assert knn_predict(x, [10**12, 7, 7, 10**15], x, k=1).tolist() == [10**12, 7, 7, 10**15]
+    assert knn_predict(x, [3, 1, 1, 1], x[:1], k=4, temperature=1e-300).tolist() == [3]
