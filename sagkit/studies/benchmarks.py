@@ -1,7 +1,7 @@
 """Tables from benchmark records: training steps, walks, neighbour searches and metrics beside their peers.
 
     figures/results/bench/training.json, walks.json, metrics.json, notebooks.json, explore.json, pilot.json,
-    memory.json, graphs.json: see tests/bench_*.py
+    duplicates.json, memory.json, graphs.json: see tests/bench_*.py
 
 Ratios are of medians of one run on one machine, which every table names. [K]
 """
@@ -190,18 +190,20 @@ def explore_table(found: dict) -> str:
 
 def duplicate_table(found: dict) -> str:
     """Recall of copies by kind beside a hash's, and what is found among pictures that are none, as Markdown."""
-    record = found["pilot"]
+    record = found["duplicates"]
     recall = record["copies"]["recall"].items()
     cells = {kind: {"found": f"{of['ours']:.2f}", "hash alone": f"{of['hash']:.2f}"} for kind, of in recall}
     frame = pd.DataFrame.from_dict(cells, orient="index").rename_axis("copies by")
-    photos = record["strangers"]
+    photos, whole = record["strangers"], record["whole"]
     groups = ", ".join(f"{name} {len(of['groups'])}" for name, of in record["series"].items())
     notes = (
         f"{record['pictures']} test images of CIFAR-100 with a copy of every kind in one folder: "
         f"{record['copies']['wrong pairs']} wrong pairs. The hash may differ in {record['bits']} of 64 bits. Of "
         f"{photos['of pairs']:,} pairs of {photos['pictures']:,} other test images, {photos['pairs found']} are called "
-        f"copies, CIFAR-100's own copies among them ({photos['seconds']:.0f} s). Groups found in series of 40 drawn "
-        f"pictures of which none is a copy: {groups}."
+        f"copies, CIFAR-100's own copies among them. All {whole['pictures']:,} training images took "
+        f"{whole['seconds'] / 60:.0f} minutes on one thread and {whole['peak_memory_mb']:,} MB, torch and the images "
+        f"included; of {whole['of pairs'] / 1e6:,.0f} million pairs {whole['pairs found']:,} are called copies. Groups "
+        f"found in series of 40 drawn pictures of which none is a copy: {groups}."
     )
     return f"{to_markdown(frame)}\n\n{notes} {origin(record)}"
 
@@ -261,14 +263,14 @@ def bench_table(name: str, found: dict) -> str:
     record = RECORDS.get(name, name)
     if record not in found:
         alone = {"attack": "make attack", "gpu": "tests/gpu.sh"} | {
-            n: f"python tests/bench_{n}.py" for n in ("notebooks", "pilot", "explore", "memory", "graphs")
+            n: f"python tests/bench_{n}.py" for n in ("notebooks", "pilot", "duplicates", "explore", "memory", "graphs")
         }
         command = alone.get(record, "make bench")
         return f"Not measured yet: `{command}` writes the record."
     return TABLES[name](found)
 
 
-RECORDS = {"neighbors": "walks", **dict.fromkeys(("duplicates", "anomalies", "look-alikes"), "pilot")}
+RECORDS = {"neighbors": "walks", **dict.fromkeys(("anomalies", "look-alikes"), "pilot")}
 TABLES = {
     "training": training_table,
     "walks": walk_table,
