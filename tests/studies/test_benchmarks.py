@@ -133,16 +133,19 @@ def test_the_pilots_tables_show_recall_beside_the_hash_ranks_beside_areas_and_wh
         "copies": {"recall": {"grey": {"ours": 1.0, "hash": 0.975}}, "wrong pairs": 2},
         "strangers": strangers,
         "series": {"text": strangers | {"groups": []}, "skies": strangers},
+        "whole": {**strangers, "pictures": 50_000, "of pairs": 1_249_975_000, "seconds": 1116, "peak_memory_mb": 1448},
         "ranks": {"stored": {s: {"black": r} for s, r in scores.items()}, "raw pixels": {"distance": {"black": 12}}},
         "auroc": {"stored": {s: {"sea": 0.9} for s in scores}, "raw pixels": {"distance": {"sea": 0.456}}},
         "look-alikes": {"raw pixels": {"precision@10": 0.3081, "label-free structure": 0.09}},
     }
-    found = {"pilot": record}
+    found = {"pilot": record, "duplicates": record}
     copies = bench_table("duplicates", found)
     assert "| grey | 1.00 | 0.97 |" in copies or "| grey | 1.00 | 0.98 |" in copies
     assert "2 wrong pairs" in copies
     assert "Of 1,999,000 pairs of 2,000 other test images, 3 are called copies" in copies
     assert "text 0, skies 1" in copies
+    assert "All 50,000 training images took 19 minutes on one thread and 1,448 MB" in copies
+    assert "of 1,250 million pairs 3 are called copies" in copies
     odd = bench_table("anomalies", found)
     assert "| raw pixels, distance | 12 | 0.46 |" in odd
     assert "| stored, Mahalanobis | 7 | 0.90 |" in odd
