@@ -228,13 +228,14 @@ def visit_agreement(a: np.ndarray, b: np.ndarray, k: int = 10, lengths: Sequence
     """Overlap in [0, 1] of where walks of the two views are after L steps, mean over starts and lengths.
 
     The walks are those of `sagkit.graph`'s default: k nearest, weights exp(cosine / 0.1); the overlap of two
-    distributions is the sum of the smaller of their shares.
+    distributions is the sum of the smaller of their shares. Of rows that are equally near, a takes the first and b the
+    last: directions that are the same for many images, as those of one axis are, tell nothing and agree on nothing.
     """
     require("k", k, "[1, inf)", "it counts neighbours", whole=True)
     a, b = _views(a, b)
     if _collapsed(a) or _collapsed(b):
         return 0.0
-    steps = [_transitions(x, k) for x in (a, b)]
+    steps = _transitions(a, k), _transitions(b[::-1], k)[::-1, ::-1]
     at = [[np.linalg.matrix_power(step, length) for length in lengths] for step in steps]
     return float(np.mean([np.minimum(p, q).sum(axis=1).mean() for p, q in zip(*at, strict=True)]))
 

@@ -81,6 +81,14 @@ def test_visits_overlap_as_those_of_the_kits_own_graph_do():
     assert visit_agreement(views()[0], views()[0]) == pytest.approx(1)
 
 
+def test_one_axis_has_two_directions_and_no_neighbourhoods_for_walks_to_agree_on():
+    a, b = views(0.1)
+    line = np.array([[1.0, 0, 0, 0, 0]]).T
+    assert structure_score(a @ line, b @ line).score > 0.7  # what distances are taken in by
+    assert visit_agreement(a @ line, b @ line, lengths=(1,)) < 0.2
+    assert visit_agreement(a, b, lengths=(1,)) > 0.5
+
+
 def test_agreement_beyond_what_is_known_is_the_partial_correlation_of_ranks():
     a, b = views(1.0)
     known = np.random.default_rng(3).normal(size=(N, 2)) + a[:, :2]
