@@ -91,7 +91,7 @@ def test_the_default_is_the_euclidean_distance_of_scikit_learn_which_keeps_the_l
     assert DEFAULT == next(iter(SCORES)) == "distance"
     longer = torch.cat([bank, 9 * bank[:1]])  # of a usual direction
     assert int(distance_anomaly(longer).argmax()) == 200
-    with pytest.raises(ValueError, match="k = 200 neighbours need 1 <= k <= 199"):
+    with pytest.raises(ValueError, match=r"k must be in \[1, 199\], got 200"):
         distance_anomaly(bank, k=200)
 
 
