@@ -90,9 +90,9 @@ def store(path: Path, views: dict[str, np.ndarray]) -> None:
     # Axis by axis, the widest first: neighbours are alike, and the archive small.
     codes = {name: np.rint((x - mean) @ axes[:, ::-1] / step).astype(np.int16).T for name, x in views.items()}
     origin = mean @ axes[:, ::-1] / step  # RankMe does not centre
-    kept = io.BytesIO()
-    np.savez(kept, **codes, origin=origin, step=step)
-    write_atomically(path, lambda draft: draft.write_bytes(lzma.compress(kept.getvalue())))
+    buffer = io.BytesIO()
+    np.savez(buffer, **codes, origin=origin, step=step)
+    write_atomically(path, lambda draft: draft.write_bytes(lzma.compress(buffer.getvalue())))
 
 
 def restore(path: Path) -> dict[str, np.ndarray]:
