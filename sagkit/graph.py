@@ -301,7 +301,7 @@ def approximate_neighbors(
     index.add(rows)
 
     def search(these: Tensor, probes: int) -> tuple[Tensor, Tensor]:
-        found = index.search(rows[these], k + 1, params=faiss.SearchParametersIVF(nprobe=probes))
+        found = index.search(rows[these], k + 1, params=faiss.SearchParametersIVF(nprobe=probes))  # type: ignore[call-arg]
         similarity, nearest = map(torch.as_tensor, found)
         own = nearest == these[:, None]
         own[:, -1] |= ~own.any(dim=1)  # a row that did not find itself gives up its farthest

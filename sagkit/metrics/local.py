@@ -49,15 +49,15 @@ def knn_predict(bank, bank_labels, queries, k: int = 20, temperature: float = 0.
     require("chunk", chunk, "[1, inf)", "it counts queries", whole=True)
     bank, queries = feature_array(bank, "bank", np.float32), feature_array(queries, "queries", np.float32)
     same_width(bank=bank, queries=queries)
-    named, place = np.unique(label_array(bank_labels, len(bank), "bank_labels"), return_inverse=True)
-    named, bank_labels = torch.from_numpy(named), torch.from_numpy(place)
+    found, place = np.unique(label_array(bank_labels, len(bank), "bank_labels"), return_inverse=True)
+    named, of = torch.from_numpy(found), torch.from_numpy(place)  # the labels that there are, and which each row has
     bank, queries = (F.normalize(torch.from_numpy(x), dim=1) for x in (bank, queries))
     predicted = []
     for asked in queries.split(chunk):
         similarity, nearest = (asked @ bank.T).topk(min(k, len(bank)), dim=1)  # (chunk, k)
         # Weights relative to the nearest: the same argmax, and no overflow at small temperatures.
         weight = ((similarity - similarity[:, :1]) / max(temperature, LEAST_TEMPERATURE)).exp()
-        votes = torch.zeros(len(asked), len(named)).scatter_add_(1, bank_labels[nearest], weight)
+        votes = torch.zeros(len(asked), len(named)).scatter_add_(1, of[nearest], weight)
         predicted.append(named[votes.argmax(dim=1)])
     return torch.cat(predicted)
 
