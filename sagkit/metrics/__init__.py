@@ -17,6 +17,7 @@ _HOME = {  # loaded when first asked for: a command that needs one room does not
     "paired_difference": "sagkit.metrics.semantic",
     "rank_correlation": "sagkit.metrics.semantic",
     "structure_score": "sagkit.metrics.labelfree",
+    "visit_agreement": "sagkit.metrics.labelfree",
 }
 __all__ = sorted(_HOME)
 __getattr__ = lazily(__name__, _HOME)

@@ -332,7 +332,7 @@ def total_persistence(x: np.ndarray, n: int = 300) -> float:
     from ripser import ripser
 
     x = directions(feature_array(x)[:n])
-    born = np.concatenate(ripser(x, maxdim=1)["dgms"])
+    born = np.concatenate(ripser(squareform(pdist(x)), maxdim=1, distance_matrix=True)["dgms"])
     return float(sum(end - start for start, end in born if np.isfinite(end)))
 
 

@@ -28,6 +28,7 @@ from sagkit.data.taxonomy import tree_distances
 from sagkit.graph import similarity_graph
 from sagkit.metrics.stats import Summary
 from sagkit.show import plots, scenes
+from sagkit.studies import kinds_validity
 from sagkit.train.record import groups, is_control, pairs_by_seed, read_records
 from sagkit.walk import weighted_walk
 
@@ -130,12 +131,33 @@ def controls_picture(results: Path, profile: str = "gpu-minute") -> plots.Pictur
     return gain_and_price([r for r in records if r["method"] in ("vicreg", "sag-vicreg") and r["variant"] in variants])
 
 
+def kinds_picture(results: Path) -> plots.Picture | None:
+    """Label-free scores against the semantic score across kinds of training, harmed copies among them."""
+    path = results / "kinds-validity/cifar100.json"
+    if not path.exists():
+        return None
+    rows = json.loads(path.read_text())["rows"]
+    names = dict.fromkeys([kinds_validity.choose_design(rows), "clean, changed: distances", "RankMe"])
+    panels = {name: kinds_validity.column(rows, name) for name in names}
+    return plots.validity_scatter(panels, kinds_validity.column(rows, "semantic"), [_group(row) for row in rows])
+
+
+def _group(row: dict) -> str:
+    """What a point of `kinds_picture` is, in a word or two."""
+    if row["kind"] == "degraded":
+        return "copy of rank 1, 2 or 6" if ", rank" in row["name"] else "copy: noise, whitened, collapsed"
+    if row["kind"] != "trained":
+        return "not trained"
+    return "trained on labels" if row["family"] in kinds_validity.LABELLED else "trained without labels"
+
+
 def of_records(results: Path) -> dict[str, plots.Picture | None]:
     """The pictures that show nothing but records, by file name; None where there are none to show."""
     return {
         "purity": purity_picture(results),
         "controls": controls_picture(results),
         "controls-late": controls_picture(results, "tuned"),
+        "kinds": kinds_picture(results),
     }
 
 

@@ -105,3 +105,26 @@ def test_a_pictures_content_is_its_numbers_and_words_and_not_where_they_lie(tmp_
     assert len({figures.content(drawn(*other)) for other in ((), (0.51,), (0.5, "b"))}) == 3
     plots.save(drawn(), tmp_path / "p", (".png",), f"shown: {figures.content(drawn())}")
     assert Image.open(tmp_path / "p.png").text["Source"] == f"shown: {figures.content(drawn())}"
+
+
+def test_scores_across_kinds_are_the_records(tmp_path, monkeypatch):
+    assert figures.kinds_picture(tmp_path) is None
+    monkeypatch.setattr(figures.kinds_validity, "choose_design", lambda rows: "consensus")
+    rows = [
+        {"name": name, "kind": kind, "family": family, "semantic": 0.1 * i, "scores": {"consensus": i, **others}}
+        for i, (name, kind, family) in enumerate(
+            [
+                ("a", "trained", "VICReg"),
+                ("b", "trained", "classes"),
+                ("a, rank 2", "degraded", "VICReg"),
+                ("p", "hand-made", "pixels"),
+            ]
+        )
+        for others in [{"clean, changed: distances": -i, "RankMe": i**2}]
+    ]
+    (tmp_path / "kinds-validity").mkdir()
+    (tmp_path / "kinds-validity/cifar100.json").write_text(json.dumps({"rows": rows}))
+    axis = figures.kinds_picture(tmp_path).axes[0]
+    places = {c.get_label(): c.lines[0].get_xydata()[0].tolist() for c in axis.containers}
+    names = ["trained without labels", "trained on labels", "copy of rank 1, 2 or 6", "not trained"]
+    assert places == {name: pytest.approx([i, 0.1 * i]) for i, name in enumerate(names)}
