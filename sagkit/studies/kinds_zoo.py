@@ -146,6 +146,11 @@ class Source(NamedTuple):
     about: dict
 
 
+def row_of(source: Source) -> dict:
+    """The row of a record."""
+    return {**source.about, "name": source.name, "kind": source.kind, "family": source.family}
+
+
 def sources(results: Path, cache: Path, images: ImageSet, runs: int) -> Iterator[Source]:
     """All that the zoo holds, what must be trained last."""
     for name, embedding in HAND_MADE.items():
@@ -215,7 +220,7 @@ def main(
     about = {"data": data, "n": len(few), "seen": checksum, "classes": few.class_names, "labels": few.labels.tolist()}
     record = {"command": command_line("study kinds-zoo"), **provenance(), **about, "rows": []}
     for source in sources(results, cache, images, runs):
-        row = {"name": source.name, "kind": source.kind, "family": source.family, **source.about}
+        row = row_of(source)
         path = place.with_suffix("") / f"{source.name}.npz.xz"
         if not path.exists() or row not in stored:
             store(path, {view: source.encode(x) for view, x in seen.items()})

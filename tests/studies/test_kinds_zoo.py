@@ -98,6 +98,7 @@ def test_a_zoo_is_stored_resumed_and_read_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(zoo, "load_images", lambda name, split: train if split == "train" else test)
     monkeypatch.setattr(zoo, "UNTRAINED", {})
     monkeypatch.setattr(zoo, "trainings", list)
+    assert zoo.row_of(zoo.Source("a", "trained", "SimCLR", pixels, {"kind": "SimCLR", "seed": 1}))["kind"] == "trained"
     encoded = []
 
     def counted(name, embedding):
