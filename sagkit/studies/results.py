@@ -23,7 +23,7 @@ from sagkit.data.files import write_text
 from sagkit.metrics.stats import Summary
 from sagkit.pilot import assess
 from sagkit.show.tables import origin, to_markdown
-from sagkit.studies import coverage, line, purity, sharpen, validity, versus
+from sagkit.studies import coverage, kinds_validity, line, purity, sharpen, validity, versus
 from sagkit.studies.benchmarks import bench_table, read_bench
 from sagkit.studies.branches import branch_tables
 from sagkit.studies.tables import PERCENT, paired_table, tables_of
@@ -34,6 +34,7 @@ PAGES = ("figures/RESULTS.md", "figures/BENCHMARKS.md", "README.md")
 STUDIES = {
     "assess": assess,
     "coverage": coverage,
+    "kinds-validity": kinds_validity,
     "line": line,
     "purity": purity,
     "sharpen": sharpen,
