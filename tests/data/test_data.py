@@ -697,7 +697,7 @@ while len(list(ready.iterdir())) < 2:
 target, decoded = decode._cache_path(folder, files, 32), decode._decode(folder, files, 32)
 for turn in range(40):  # both write the same file and read it while the other writes
     decode._write_cache(target, decoded)
-    stored = decode._read_cache(target)
+    stored = decode._read_cache(target, 32)
     assert stored is not None and (stored.images == decoded.images).all(), turn
 images = decode.decode_images(folder, files, 32).images
 print(hashlib.sha256(images.numpy().tobytes()).hexdigest(), len(images))
