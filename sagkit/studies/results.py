@@ -177,10 +177,10 @@ class Figures:
         return _of(sum(one.mean < 0 for one in over), len(over))
 
     def cell(self, study: str, row: str, column: str) -> str:
-        """A cell of the table of a study, `line/cifar100` or `validity/shapes`, as the page shows it."""
+        """A cell of the table of a study, `line/cifar100` or `validity/shapes`, as the page shows it; bold or not."""
         lines = (line[2:-2].split(" | ") for line in self.study(study).splitlines() if line.startswith("| "))
         head, _, *body = lines
-        return next(dict(zip(head, cells, strict=True)) for cells in body if cells[0] == row)[column]
+        return next(dict(zip(head, cells, strict=True)) for cells in body if cells[0].strip("*") == row)[column]
 
     def embeddings(self, data: str) -> str:
         """Number of embeddings in the validity study of a data set."""

@@ -244,11 +244,16 @@ def stored_encoders(runs: list[dict]) -> dict[int, Path]:
 def save_encoder(path, encoder: Encoder, name: str) -> None:
     """Store an encoder as float16, with its name and channel statistics.
 
-    Statistics of vectors and series stay float32: a column of years would lose its differences.
+    Statistics of vectors and series stay float32, because a column of years would lose its differences, and so does
+    what has numbers too large for float16, as the running variances of a run whose learning rate was too high.
     """
     whole = set() if encoder.mean.ndim == 4 else {"mean", "std"}
-    half = {k: v.half() if v.is_floating_point() and k not in whole else v for k, v in encoder.state_dict().items()}
-    save_state(path, {"name": name, "state": half})
+
+    def halved(name: str, x: Tensor) -> Tensor:
+        fits = x.is_floating_point() and bool((x.abs() <= torch.finfo(torch.float16).max).all())
+        return x.half() if fits and name not in whole else x
+
+    save_state(path, {"name": name, "state": {k: halved(k, v) for k, v in encoder.state_dict().items()}})
 
 
 def load_encoder(path) -> Encoder:

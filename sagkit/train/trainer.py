@@ -445,7 +445,8 @@ class Trainer:
 
     def require_finite(self) -> None:
         """Refuse weights that are not finite, as a finite loss may make them: they must not replace good ones."""
-        if not all(bool(torch.isfinite(p).all()) for p in self.method.parameters()):
+        weights = self.method.state_dict().values()  # running statistics, too
+        if not all(bool(torch.isfinite(w).all()) for w in weights if isinstance(w, Tensor)):
             raise ValueError(
                 f"the weights after epoch {self.epoch + 1} are not finite: lower lr = {self.config.lr}; "
                 f"the checkpoint before it is kept at {self.checkpoint}"

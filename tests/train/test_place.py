@@ -160,8 +160,8 @@ def test_a_run_whose_evaluation_fails_is_kept_and_judged_by_the_same_command(tmp
 RUN = "sag-vicreg-seed0"
 WRITTEN = [  # by a run of two epochs that keeps all it can, in order; and the steps that the same command then does
     (f"{RUN}.epoch1.safetensors", 6),  # its encoder, after the first epoch
-    (f"{RUN}.safetensors", 6),  # the checkpoint
-    (f"{RUN}.epoch1.safetensors", 3),  # the one that is kept
+    (f"{RUN}.epoch1.safetensors", 6),  # the checkpoint that is kept
+    (f"{RUN}.safetensors", 6),  # the one that a run goes on from
     (f"{RUN}.epoch2.safetensors", 3),
     (f"{RUN}.safetensors", 3),
     (f"{RUN}.safetensors", 0),  # the encoder
