@@ -19,6 +19,7 @@ each other's first neighbours, in the order of their numbers.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,7 @@ from torch import Tensor
 
 from sagkit import require
 
+Search = Callable[[Tensor, int, int], tuple[Tensor, Tensor]]  # (N, F), K, chunk: similarities and neighbours, (N, K)
 KERNELS = ("cosine", "gaussian", "shared")
 BLOCK = 64  # columns per maximum: 64 floats are one pass of a vector unit over four cache lines
 SMALLEST = 1e-30  # weight into a node: what is there before a division, where every edge's weight was rounded to 0
@@ -143,6 +145,7 @@ def similarity_graph(
     chunk: int = CHUNK,
     approximate_above: int | None = None,
     sinkhorn: int = 0,
+    search: Search | None = None,
 ) -> Graph:
     """Build the K-nearest-neighbour graph of features by cosine similarity.
 
@@ -157,6 +160,7 @@ def similarity_graph(
             `Graph.recall` says how well; None: always exact.
         sinkhorn: times that weights are scaled to sum to 1 into each node, and then again out of it, at least 0; 3 in
             ReSA [R]. Walks then end on no node more than on another: no hubs, as far as the kept edges allow.
+        search: of an exact graph, in place of `nearest_neighbors` and with its first three arguments; None: that.
 
     Raises:
         ValueError: for k out of range, non-finite features, an unknown kernel, a temperature that is not positive, or
@@ -171,7 +175,7 @@ def similarity_graph(
         similarity, neighbors = approximate_neighbors(unit, k)
         recall = neighbor_recall(unit, neighbors)
     else:
-        similarity, neighbors = nearest_neighbors(unit, k, chunk)
+        similarity, neighbors = (search or nearest_neighbors)(unit, k, chunk)
     return graph_of_neighbors(similarity, neighbors, kernel, temperature, mutual, sinkhorn, recall)
 
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from io import BytesIO
 
 import torch
@@ -32,17 +33,7 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 
 from sagkit import require
-from sagkit.graph import (
-    CHUNK,
-    Graph,
-    centre_and_normalize,
-    check_graph,
-    check_kernel,
-    graph_of_neighbors,
-    nearest_neighbors,
-    require_tensors,
-    similarity_graph,
-)
+from sagkit.graph import CHUNK, Graph, check_kernel, nearest_neighbors, require_tensors, similarity_graph
 from sagkit.walk import (
     Ends,
     Pairs,
@@ -155,28 +146,19 @@ class _Gather(torch.autograd.Function):
         return gradient[rank() * ctx.rows : (rank() + 1) * ctx.rows]
 
 
-def shared_graph(
-    x: Float[Tensor, "N F"],
-    k: int,
-    kernel: str = "cosine",
-    temperature: float = 0.1,
-    mutual: bool = False,
-    chunk: int = CHUNK,
-    sinkhorn: int = 0,
-    gather: Callable[[Tensor], Tensor] = gather,
-) -> Graph:
-    """`similarity_graph` of features that all processes have, to the last bit, each searching for a share of the nodes.
+def shared_neighbors(
+    unit: Float[Tensor, "N F"], k: int, chunk: int = CHUNK, gather: Callable[[Tensor], Tensor] = gather
+) -> tuple[Float[Tensor, "N K"], Int[Tensor, "N K"]]:
+    """`nearest_neighbors` of rows that all processes have, to the last bit, each searching for a share of them.
 
     Shares are whole chunks, because sums round by chunks.
     """
-    check_graph(x, k, kernel, temperature, chunk)
-    require("sinkhorn", sinkhorn, "[0, inf)", "0 leaves the kernel's weights", whole=True)
-    unit, n = centre_and_normalize(x), len(x)
+    n = len(unit)
     share = -(-n // (chunk * processes())) * chunk
     first = min(rank() * share, n)
     own = nearest_neighbors(unit, k, chunk, range(first, min(first + share, n)))
     similarity, neighbors = (gather(F.pad(part, (0, 0, 0, share - len(part))))[:n] for part in own)
-    return graph_of_neighbors(similarity, neighbors, kernel, temperature, mutual, sinkhorn)
+    return similarity, neighbors
 
 
 class Pairing(nn.Module):
@@ -467,10 +449,9 @@ class DatasetPairing(Pairing):
 
     def graph_of(self, nodes: Float[Tensor, "N F"]) -> Graph:
         """The graph that is walked on."""
-        settings = nodes, self.k, self.kernel, self.temperature, self.mutual
-        if self.gather is None:
-            return similarity_graph(*settings, sinkhorn=self.sinkhorn)
-        return shared_graph(*settings, sinkhorn=self.sinkhorn, gather=self.gather)
+        search = None if self.gather is None else partial(shared_neighbors, gather=self.gather)
+        settings = {"mutual": self.mutual, "sinkhorn": self.sinkhorn, "search": search}
+        return similarity_graph(nodes, self.k, self.kernel, self.temperature, **settings)
 
     def _set(self, graph: Graph) -> None:
         self.graph, self._tables, self._least = graph, walk_tables(graph), 0.0

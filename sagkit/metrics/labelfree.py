@@ -45,11 +45,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from scipy.cluster.hierarchy import cophenet, cut_tree, linkage
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import rankdata
 
 from sagkit import require
+from sagkit.graph import graph_of_neighbors
 from sagkit.metrics.checks import feature_array, same_width
 
 SCALES = (5, 10, 20, 50, 100)  # numbers of clusters from superclasses to classes
@@ -425,11 +427,9 @@ def _nearest(x: np.ndarray, k: int) -> np.ndarray:
 
 def _transitions(x: np.ndarray, k: int) -> np.ndarray:
     """The walk's matrix (N, N) on the graph of k nearest."""
-    close, near, rows = similarities(x), _nearest(x, k), np.arange(len(x))[:, None]
-    weight = np.exp((close[rows, near] - 1) / 0.1)
-    matrix = np.zeros_like(close)
-    matrix[rows, near] = weight / weight.sum(axis=1, keepdims=True)
-    return matrix
+    near = _nearest(x, k)
+    close = np.take_along_axis(similarities(x), near, axis=1)
+    return graph_of_neighbors(torch.from_numpy(close), torch.from_numpy(near)).to_dense().numpy()
 
 
 def _profile_distances(x: np.ndarray) -> np.ndarray:

@@ -31,6 +31,7 @@ from sagkit.metrics.stats import spearman_brown
 from sagkit.show.tables import origin, to_markdown
 from sagkit.studies.kinds_zoo import HAND_MADE, Member, degraded, halves, read_zoo
 from sagkit.studies.trainings import KINDS, OBJECTIVES
+from sagkit.studies.validity import validity
 from sagkit.train.record import command_line, provenance, write_record
 
 Views = dict[str, np.ndarray]
@@ -123,11 +124,6 @@ def complete(rows: list[dict], members: list[Member], n: int) -> None:
         found[f"consensus x {change}"] = found["consensus"] * agreement
     for i, row in enumerate(rows):
         row["scores"] |= {name: round(float(values[i]), 6) for name, values in found.items()}
-
-
-def validity(scores: np.ndarray, meaning: np.ndarray) -> float:
-    """Spearman; 0 where one side is constant, as a score that tells nothing apart."""
-    return labelfree.spearman(scores, meaning) if len(scores) > 1 else 0.0
 
 
 def spearman_with_first(table: np.ndarray) -> np.ndarray:

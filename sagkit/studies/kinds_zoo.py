@@ -41,7 +41,7 @@ from sagkit.data.load import ImageSet, load_images
 from sagkit.metrics.evaluate import CHANGED, STANDARD
 from sagkit.model import Encoder, extract_features, make_encoder
 from sagkit.studies.trainings import METHODS, TRAINED_ON, trained, trainings
-from sagkit.studies.zoo import gradients, histogram
+from sagkit.studies.zoo import gradients, histogram, principal_axes
 from sagkit.train.record import command_line, load_encoder, provenance, write_record
 
 NOISE_LEVELS, RANKS = (1.0, 4.0), (1, 2, 6)  # of degraded copies
@@ -106,7 +106,7 @@ def degraded(member: Member, seed: int = 0) -> Iterator[Member]:
     """Copies of an embedding made worse in known ways; of the same family. Means and axes are those of clean images."""
     clean = member.views["clean"]
     mean, spread = clean.mean(axis=0), clean.std(axis=0)
-    axes = _axes(clean)
+    axes = principal_axes(clean)
     scale = ((clean - mean) @ axes.T).std(axis=0) + 1e-6 * spread.max()
 
     def copy(name: str, change: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> Member:
@@ -228,8 +228,3 @@ def main(
         record["rows"].append(row)
         write_record(place, record)  # what is done is kept
     print(f"{len(record['rows'])} members of the zoo, {sum(p.stat().st_size for p in path.parent.iterdir()):,} bytes")
-
-
-def _axes(x: np.ndarray) -> np.ndarray:
-    """Principal directions, one a row, of (N, F)."""
-    return np.linalg.svd(x - x.mean(axis=0), full_matrices=False)[2]

@@ -94,7 +94,7 @@ def hand_made(reference: Tensor) -> Iterator[Member]:
     for name, embed in (("pixels", raw_pixels), ("colour histogram", histogram), ("gradients", gradients)):
         yield Member(name, "hand-made", name, embed)
     x = raw_pixels(reference)
-    mean, axes = x.mean(axis=0), _axes(x)
+    mean, axes = x.mean(axis=0), principal_axes(x)
     for rank in (8, 64):
         name = f"pixels, {rank} components"
         yield Member(name, "hand-made", name, lambda images, k=rank: (raw_pixels(images) - mean) @ axes[:k].T)
@@ -103,7 +103,7 @@ def hand_made(reference: Tensor) -> Iterator[Member]:
 def degraded(name: str, embed: Callable, reference: Tensor) -> Iterator[Member]:
     """Copies of an embedding made worse in known ways."""
     x = embed(reference)
-    mean, spread, axes = x.mean(axis=0), x.std(axis=0), _axes(x)
+    mean, spread, axes = x.mean(axis=0), x.std(axis=0), principal_axes(x)
     scale = ((x - mean) @ axes.T).std(axis=0) + 1e-6 * spread.max()
 
     def noisy(images, level):
@@ -150,7 +150,7 @@ def _encoder(path: Path) -> Callable[[Tensor], np.ndarray]:
     return lambda images: extract_features(load(path), images).numpy()
 
 
-def _axes(x: np.ndarray) -> np.ndarray:
+def principal_axes(x: np.ndarray) -> np.ndarray:
     """Principal directions, one a row, of (N, F)."""
     return np.linalg.svd(x - x.mean(axis=0), full_matrices=False)[2]
 

@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sagkit import WalkPairing, gather, vicreg_loss, walk_term
 from sagkit.graph import similarity_graph
-from sagkit.pairing import DatasetPairing, processes, rank, shared_graph
+from sagkit.pairing import DatasetPairing, processes, rank, shared_neighbors
 from sagkit.train.batchnorm import SyncBatchNorm, synchronised
 
 BATCH, PROCESSES = 16, 2
@@ -56,9 +56,9 @@ def keeps_to_itself(x: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def graph_of(n: int, chunk: int, build=similarity_graph):
+def graph_of(n: int, chunk: int, search=None):
     x = torch.randn(n, 8, generator=torch.Generator().manual_seed(n))
-    graph = build(x, 3, chunk=chunk)
+    graph = similarity_graph(x, 3, chunk=chunk, search=search)
     return graph.neighbors, graph.weights
 
 
@@ -81,7 +81,7 @@ def work(own: int, folder: str) -> None:
     for momentum in (0.1, None):
         parts = synchronised(network(momentum))
         told[f"sync {momentum}"] = of_the_loop(DistributedDataParallel(parts), parts, gather)
-    told["graphs"] = [graph_of(*size, shared_graph) for size in GRAPHS] + [graph_of_images(gather)]
+    told["graphs"] = [graph_of(*size, shared_neighbors) for size in GRAPHS] + [graph_of_images(gather)]
     told["whole numbers"] = gather(torch.arange(3) + 3 * own)
     try:
         gather(torch.zeros(2 + own, 3))
